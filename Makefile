@@ -1,0 +1,56 @@
+# Two commands do everything on a fresh machine with Python 3.11 or 3.12, make and a C compiler:
+#   make demo   install into .venv, train a tiny model with --loss sparsepo, report
+#   make test   install into .venv, run the test suite (offline, CPU)
+# A CPU build of torch is used where pip is configured with one; otherwise, for example:
+#   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
+
+VENV ?= .venv
+OUT ?= runs/demo
+PIP_FLAGS ?=
+TORCH ?= torch==2.13.0
+LOCK := configs/install/lock.txt
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The first interpreter of the right version that really runs.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help install demo test check docs wheel-test clean
+
+help:
+	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
+
+install: $(STAMP)
+
+$(STAMP): $(LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: install
+	@$(BIN)/sparsepo demo --out $(OUT)
+
+test: install
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Rewrite the README's table of losses from the registry.
+docs: install
+	$(BIN)/sparsepo ls --readme README.md
+
+# Build the wheel and test it from another folder, without the source tree in sight.
+wheel-test: install
+	rm -rf build/wheel && $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > build-wheel.log 2>&1 || { cat build-wheel.log; exit 1; }
+	rm -f build-wheel.log
+	$(BIN)/python -m venv --system-site-packages --without-pip build/wheel/venv
+	PYTHONPATH= $(BIN)/python -m pip --python build/wheel/venv/bin/python install --quiet --no-deps --force-reinstall build/wheel/*.whl
+	tests/wheel/run.sh build/wheel/venv $(CURDIR)/$(VENV)
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,157 @@
+"""Command line of a run: upstream's own parser, plus --loss and the options of every registered loss.
+
+Upstream builds its parser under ``if __name__ == "__main__"``. That block is taken from its source and run
+with our parser class in place of argparse's and with ``train`` replaced by a collector, so that upstream's
+flags, defaults and post-processing are upstream's own, without importing its heavy modules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from sparsepo_plugin import config, registry
+from sparsepo_plugin.errors import UserError, unknown
+from sparsepo_plugin.options import LossOptions, option_rows
+from sparsepo_plugin.registry import Loss
+
+UPSTREAM_CLI = "openrlhf.cli.train_dpo"
+
+
+class Parsed(NamedTuple):
+    """Arguments as upstream hands them to train(), and the chosen loss (None: upstream's own)."""
+
+    arguments: SimpleNamespace
+    loss: Loss | None
+    options: LossOptions | None
+
+
+def parse(argv: Sequence[str]) -> Parsed:
+    """Parse a command line; ``--config FILE`` supplies flags that come before those on the command line.
+
+    Raises:
+      UserError: unknown flag, key or loss, a bad value, or contradictory options.
+    """
+    collected: list[SimpleNamespace] = []
+    namespace: dict[str, Any] = {
+        "argparse": SimpleNamespace(ArgumentParser=lambda *_, **__: _Parser(list(argv))),
+        "math": math,
+        "os": os,
+        "datetime": datetime,
+        "train": collected.append,
+    }
+    exec(_main_block(), namespace)
+    if not collected:
+        raise RuntimeError(f"{UPSTREAM_CLI}: its main block did not call train(args)")
+    return _finish(collected[0])
+
+
+def _main_block() -> Any:
+    """Compile the body of upstream's ``if __name__ == "__main__"``.
+
+    Raises:
+      UserError: openrlhf is not installed.
+      RuntimeError: upstream's source has no such block (a version we do not know).
+    """
+    if importlib.util.find_spec("openrlhf") is None:
+        raise UserError(
+            "openrlhf is not installed: expected openrlhf==0.11.2; run `make install`, or see README"
+        )
+    spec = importlib.util.find_spec(UPSTREAM_CLI)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{UPSTREAM_CLI}: no source file")
+    with open(spec.origin, encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'":
+            return compile(ast.Module(body=node.body, type_ignores=[]), spec.origin, "exec")
+    raise RuntimeError(f"{spec.origin}: no main block")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Upstream's parser as it is built, with our flags added when it is asked to parse."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(prog="sparsepo train", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self._argv = argv
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add a flag of upstream's; three are widened for machines without CUDA and for files."""
+        if names[0] == "--ds.param_dtype":
+            options["choices"] = [*options["choices"], "fp32"]
+        if names[0] == "--ds.attn_implementation" and not torch.cuda.is_available():
+            options["default"] = "sdpa"
+        action = super().add_argument(*names, **options)
+        if options.get("action") == "store_true":
+            # Lets the command line take back a switch that a configuration file sets.
+            super().add_argument(
+                f"--no-{names[0][2:]}", dest=action.dest, action="store_false", default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )  # fmt: skip
+        return action
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        """Add our flags, put the configuration file's before the command line's, parse."""
+        self._add_own_flags()
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config")
+        found, rest = finder.parse_known_args(self._argv)
+        if found.config:
+            switches = {a.dest: a.nargs == 0 for a in self._actions if a.dest not in ("help", "config")}
+            rest = [*config.read_flags(found.config, switches), *rest]
+        parsed, extra = self.parse_known_args(rest)
+        if extra:
+            raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UserError(message)
+
+    def _add_own_flags(self) -> None:
+        own = self.add_argument_group("SparsePO")
+        own.add_argument("--config", help="YAML file of flags; flags on the command line win")
+        own.add_argument(
+            "--loss", help=f"registered loss: {', '.join(registry.names())}; none: upstream's own"
+        )
+        own.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
+        own.add_argument(
+            "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
+        )
+        for name in registry.names():
+            group = self.add_argument_group(f"--loss {name}")
+            for row in option_rows(registry.get(name).options):
+                group.add_argument(
+                    f"--{name}.{row.name}",
+                    type=row.kind,
+                    choices=row.choices or None,
+                    default=argparse.SUPPRESS,
+                    help=f"{row.help} (default: {row.default})",
+                )
+
+
+def _finish(arguments: SimpleNamespace) -> Parsed:
+    """Collect the chosen loss's options, replace them by their effective values, refuse contradictions."""
+    given = {name: vars(getattr(arguments, name, SimpleNamespace())) for name in registry.names()}
+    for name, values in given.items():
+        if values and name != arguments.loss:
+            flags = ", ".join(f"--{name}.{key}" for key in values)
+            raise UserError(
+                f"{flags} given with --loss {arguments.loss}: expected --loss {name}, or no such flag"
+            )
+    if arguments.loss is None:
+        return Parsed(arguments, None, None)
+    loss = registry.get(arguments.loss)
+    options = loss.options(**given[loss.name])
+    options.validate()
+    setattr(arguments, loss.name, SimpleNamespace(**vars(options)))
+    return Parsed(arguments, loss, options)

@@ -1,0 +1,92 @@
+"""Run upstream's train() with our strategy, dataset and trainer in the places of its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.adapters.openrlhf import flags, preflight
+from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+from sparsepo_plugin.swap import swapped
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse, check, train.
+
+    Args:
+      argv: command line without the program name.
+
+    Raises:
+      UserError: bad input (before anything is written), or a non-finite loss.
+    """
+    parsed = flags.parse(argv)
+    objective = preflight.check(parsed)
+    # Tokenizers are used by forked dataset workers; this is what silences their warning.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import_openrlhf()
+    import openrlhf.cli.train_dpo as upstream
+
+    # Upstream rewrites this to flash attention when samples are packed, which needs CUDA.
+    if not torch.cuda.is_available() and "flash" in parsed.arguments.ds.attn_implementation:
+        parsed.arguments.ds.attn_implementation = "sdpa"
+    replaced = _replacements(upstream, objective)
+    rebound(upstream.train, **replaced)(parsed.arguments)
+
+
+def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
+    """Copy a function so that it sees ``names`` in place of its module's globals; the module stays as it is.
+
+    Raises:
+      AttributeError: the function's module does not use one of the names.
+    """
+    unused = set(names) - set(function.__code__.co_names)
+    if unused:
+        raise AttributeError(f"{function.__module__}.{function.__qualname__} no longer uses {sorted(unused)}")
+    return types.FunctionType(
+        function.__code__, {**function.__globals__, **names}, function.__name__, function.__defaults__
+    )
+
+
+def _replacements(upstream: Any, objective: Objective | None) -> dict[str, Any]:
+    from sparsepo_plugin.adapters.openrlhf.dataset import IndexedPreferenceDataset
+    from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
+    from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
+
+    actor = functools.partial(_build_actor, upstream.Actor)
+    if objective is None:
+        return {"get_strategy": functools.partial(_build_strategy, PortableStrategy), "Actor": actor}
+    strategy = functools.partial(PreferenceStrategy, objective=objective)
+    return {
+        "get_strategy": functools.partial(_build_strategy, strategy),
+        "Actor": actor,
+        "RewardDataset": IndexedPreferenceDataset,
+        "DPOTrainer": functools.partial(PreferenceTrainer, objective=objective),
+    }
+
+
+def _build_strategy(strategy_class: Callable[..., Any], arguments: Any) -> Any:
+    """Upstream's get_strategy with another class: it looks the class up when it is called."""
+    import openrlhf.utils.deepspeed as package
+    from openrlhf.utils import get_strategy
+
+    with swapped(package, DeepspeedStrategy=strategy_class):
+        return get_strategy(arguments)
+
+
+def _build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Upstream's Actor, which knows bf16 and fp16, in float32 too."""
+    import openrlhf.utils.utils as utils
+
+    convert = utils.convert_to_torch_dtype
+
+    def with_float32(name: str) -> torch.dtype:
+        return torch.float32 if name == "fp32" else convert(name)
+
+    with swapped(utils, convert_to_torch_dtype=with_float32):
+        return actor_class(*args, **options)

@@ -1,0 +1,231 @@
+"""OpenRLHF's DPO trainer with a registered loss: forward, loss and logging are ours, fit() is upstream's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from openrlhf.trainer.dpo_trainer import DPOTrainer
+from torch import Tensor, nn
+
+from sparsepo_plugin import config, metrics
+from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.adapters.openrlhf.strategy import MASK_MODULE
+from sparsepo_plugin.adapters.run_log import RunLog
+from sparsepo_plugin.errors import RunFailedError
+from sparsepo_plugin.metrics import MetricSum
+from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
+from sparsepo_plugin.types import ReferenceState
+
+
+class ModelOutput(NamedTuple):
+    """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities.
+
+    Attributes:
+      logits: [2 * pairs, seq, vocab], chosen rows first.
+      labels: response token ids, -100 elsewhere, [2 * pairs, seq].
+      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
+      indices: dataset index of every pair.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    hidden_states: tuple[Tensor, ...]
+    indices: list[int]
+
+
+class PreferenceTrainer(DPOTrainer):
+    """Runs a registered loss inside upstream's fit() and evaluate().
+
+    Args:
+      objective: loss, options and reference shape.
+      options: upstream's arguments.
+    """
+
+    def __init__(self, *, objective: Objective, **options: Any) -> None:
+        super().__init__(**options)
+        self.objective = objective
+        self.loss_fn = self._preference_loss
+        policy = self.strategy._unwrap_model(self.model)
+        found = getattr(policy, MASK_MODULE, None)
+        self.mask_source: nn.Module = (
+            found if found is not None else objective.build_masks(self.strategy.seed)
+        )
+        self._sums: dict[str, MetricSum] = {}
+        self._step, self._evaluating = 0, False
+        self._log = RunLog(Path(self.args.ckpt.output_dir), active=self.strategy.is_rank_0())
+
+    def fit(
+        self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None
+    ) -> None:
+        """Write the effective configuration, evaluate first if asked to, then run upstream's loop."""
+        self._step = consumed_samples // args.train.batch_size
+        self._log.start(
+            config.dump(args), self.objective.record(), self.strategy.world_size, resumed=self._step > 0
+        )
+        if args.eval.at_start and self.eval_dataloader is not None:
+            self.ref_model.eval()
+            self.evaluate(self.eval_dataloader, self._step)
+        super().fit(args, consumed_samples, num_update_steps_per_epoch)
+
+    def concatenated_forward(
+        self,
+        model: nn.Module,
+        chosen_ids: Tensor,
+        c_mask: Tensor,
+        reject_ids: Tensor,
+        r_mask: Tensor,
+        prompt_id_lens: Sequence[int],
+    ) -> tuple[ModelOutput | None, None, Any, Any]:
+        """Run one model on chosen and rejected rows; fit() carries the result to the loss unopened.
+
+        Args:
+          model: policy or reference.
+          chosen_ids: [pairs, seq], right-padded.
+          c_mask: attention mask of the chosen rows.
+          reject_ids: [pairs, seq'], right-padded.
+          r_mask: attention mask of the rejected rows.
+          prompt_id_lens: PromptLength per pair.
+
+        Returns:
+          ModelOutput (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
+        """
+        is_reference, needs = model is self.ref_model, self.objective.needs
+        if is_reference and not needs.reference:
+            return None, None, 0, 0
+        ids, attention, lengths = self.concatenated_inputs(
+            chosen_ids, c_mask, reject_ids, r_mask, list(prompt_id_lens)
+        )
+        states = is_reference and needs.hidden_states
+        output = model(
+            ids,
+            attention_mask=attention,
+            return_output=True,
+            ring_attn_group=self.strategy.ring_attn_group,
+            **({"output_hidden_states": True} if states else {}),
+        )
+        hidden = tuple(output.hidden_states[1:]) if states else ()
+        logits = output["logits"]
+        if self.packing_samples:
+            logits, *hidden_list = (_unpack(value, attention) for value in (logits, *hidden))
+            hidden = tuple(hidden_list)
+        indices = [getattr(length, "index", -1) for length in prompt_id_lens]
+        result = ModelOutput(logits, response_labels(ids, attention, lengths), hidden, indices)
+        nll = _negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
+        return result, None, output.get("aux_loss", 0), nll
+
+    def _preference_loss(
+        self, policy: ModelOutput, _: None, reference: ModelOutput | None, __: None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
+        stats = token_stats(
+            policy.logits,
+            None if reference is None else reference.logits,
+            policy.labels,
+            with_kl=self.objective.needs.token_kl,
+        )
+        hidden = () if reference is None else reference.hidden_states
+        masks = self.mask_source(ReferenceState(hidden, stats.response_mask))
+        output = self.objective.loss.function(stats, masks, self.beta, self.objective.options)
+        loss = output.losses.mean()
+        self._require_finite(loss, policy.indices)
+        keep = self._counted(policy.indices)
+        rows = torch.cat([keep, keep])
+        kept = type(output)(*(value[keep] for value in output))
+        found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
+        self._sums = metrics.add(self._sums, found)
+        return loss, output.chosen_rewards, output.rejected_rewards
+
+    def _counted(self, indices: list[int]) -> Tensor:
+        """Pairs that enter the metrics: all, but for copies that pad an evaluation set to the processes."""
+        keep = [True] * len(indices)
+        if self._evaluating:
+            sampler = self.eval_dataloader.sampler
+            keep = [index % sampler.num_replicas == sampler.rank for index in indices]
+        return torch.tensor(keep, device=next(self.model.parameters()).device)
+
+    def _require_finite(self, loss: Tensor, indices: list[int]) -> None:
+        bad = torch.tensor([float(not torch.isfinite(loss.detach()))])
+        if self.strategy.world_size > 1:
+            bad = self.strategy.all_reduce(bad, op="max")
+        if not bad.item():
+            return
+        reports: list[Any] = [None] * self.strategy.world_size
+        mine = None if torch.isfinite(loss.detach()) else indices
+        if self.strategy.world_size > 1:
+            dist.all_gather_object(reports, mine)
+        else:
+            reports = [mine]
+        where = ", ".join(f"process {rank}: pairs {pairs}" for rank, pairs in enumerate(reports) if pairs)
+        stage = "evaluation after" if self._evaluating else "training at"
+        step = self._step if self._evaluating else self._step + 1
+        raise RunFailedError(
+            f"loss is not finite in {stage} step {step} ({where}): stopped before the update, the last "
+            f"checkpoint is kept; lower the learning rate or look at these pairs"
+        )
+
+    def save_logs_and_checkpoints(
+        self, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
+    ) -> None:
+        """Average the step's metrics over micro-batches and processes, log them, go on upstream."""
+        found = self._averages()
+        logs = {**(logs_dict or {}), **found}
+        step_bar.set_postfix({name: f"{logs[name]:.4g}" for name in _PROGRESS if name in logs})
+        rates = {"learning_rate": logs.get("lr"), "grad_norm": logs.get("grad_norm")}
+        self._log.metrics(global_step, "train", {**found, **rates})
+        self._step = global_step
+        super().save_logs_and_checkpoints(args, global_step, step_bar, logs, client_states)
+
+    def evaluate(self, eval_dataloader: Any, steps: int = 0) -> None:
+        """Upstream's evaluation, and the same metrics as in training over every pair exactly once."""
+        self._sums, self._evaluating = {}, True
+        try:
+            super().evaluate(eval_dataloader, steps)
+        finally:
+            self._evaluating = False
+        found = self._averages()
+        self._log.metrics(steps, "eval", found)
+        if self._wandb is not None:
+            self._wandb.log(
+                {**{f"eval/{name}": value for name, value in found.items()}, "eval/global_step": steps}
+            )
+        elif self._tensorboard is not None:
+            for name, value in found.items():
+                self._tensorboard.add_scalar(f"eval/{name}", value, steps)
+
+    def _averages(self) -> dict[str, float]:
+        names = list(self._sums)
+        values = torch.tensor([tuple(self._sums[name]) for name in names], dtype=torch.float64)
+        if self.strategy.world_size > 1:
+            values = self.strategy.all_reduce(values, op="sum")
+        self._sums = {}
+        return metrics.ratios({name: MetricSum(*row) for name, row in zip(names, values.tolist())})
+
+
+_PROGRESS = ("loss", "accuracy", "margin", "chosen_sequence_kl", "reward_mask_sparsity", "lr")
+
+
+def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
+    """Token ids on response tokens, -100 on prompt and padding, [rows, seq]."""
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    lengths = torch.tensor([int(length) for length in prompt_lengths], device=ids.device)
+    response = attention.bool() & (positions >= lengths[:, None])
+    return ids.masked_fill(~response, IGNORE_INDEX)
+
+
+def _unpack(value: Tensor, attention: Tensor) -> Tensor:
+    """Spread packed values [1, tokens, ...] over [rows, seq, ...] by the attention mask."""
+    rows, length = attention.shape
+    index = attention.flatten().nonzero().squeeze(-1)
+    out = value.new_zeros((rows * length, *value.shape[2:])).index_copy(0, index, value[0])
+    return out.view(rows, length, *value.shape[2:])
+
+
+def _negative_log_likelihood(output: ModelOutput) -> Tensor:
+    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
+    pairs = len(output.labels) // 2
+    stats = token_stats(output.logits[:pairs], None, output.labels[:pairs], with_kl=False)
+    return -(stats.policy_logps.sum(-1) / stats.response_mask.sum(-1)).mean()

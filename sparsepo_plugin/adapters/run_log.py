@@ -1,0 +1,62 @@
+"""What a run leaves beside its checkpoint: effective configuration, versions, one JSON line per step."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sparsepo_plugin import checkpoint
+
+CONFIG_FILE = "sparsepo_config.yaml"
+RUN_FILE = "sparsepo_run.json"
+METRICS_FILE = "metrics.jsonl"
+_PACKAGES = ("sparsepo", "torch", "transformers", "openrlhf", "trl", "deepspeed", "datasets", "peft")
+
+
+class RunLog:
+    """Writer of one process; inactive on all but the first.
+
+    Args:
+      folder: output folder of the run; must exist when ``start`` is called.
+      active: whether this process writes.
+    """
+
+    def __init__(self, folder: Path, *, active: bool) -> None:
+        self.folder, self.active = folder, active
+
+    def start(self, configuration: str, record: dict[str, Any], processes: int, *, resumed: bool) -> None:
+        """Write configuration and versions; a new run also empties the metrics of an older one."""
+        if not self.active:
+            return
+        checkpoint.write_text(self.folder / CONFIG_FILE, configuration)
+        run = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processes": processes,
+            "python": platform.python_version(),
+            "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+            **record,
+        }
+        checkpoint.write_text(self.folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
+        if not resumed:
+            checkpoint.write_text(self.folder / METRICS_FILE, "")
+
+    def metrics(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Append a line: step, split ("train" or "eval"), every metric (null where not a finite number)."""
+        if not self.active:
+            return
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        line = json.dumps({"step": step, "split": split, **finite})
+        with open(self.folder / METRICS_FILE, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,95 @@
+"""The mask module beside a plain Hugging Face folder: safetensors for weights, JSON for what built it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sparsepo_plugin import __version__, registry
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import LossOptions
+from sparsepo_plugin.types import ReferenceShape
+
+WEIGHTS = "sparsepo_masks.safetensors"
+RECORD = "sparsepo_masks.json"
+SCHEMA_VERSION = 1
+
+
+class SavedMasks(NamedTuple):
+    """A mask module read back from a checkpoint folder."""
+
+    module: nn.Module
+    loss: registry.Loss
+    options: LossOptions
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: whoever reads it sees the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def publish(staging: Path, folder: Path) -> None:
+    """Move a finished staging folder's files into ``folder``; config.json, which makes it loadable, last."""
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, folder / path.name)
+    staging.rmdir()
+
+
+def save_masks(folder: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write the mask module's weights and record beside a checkpoint, atomically.
+
+    Args:
+      folder: the checkpoint folder.
+      state: the module's state dict.
+      record: loss, options and reference_shape, as Objective.record gives them.
+    """
+    part = folder / f".{WEIGHTS}.{os.getpid()}.part"
+    save_file({name: value.contiguous() for name, value in state.items()}, part)
+    os.replace(part, folder / WEIGHTS)
+    content = {"schema_version": SCHEMA_VERSION, "sparsepo_version": __version__, **record}
+    write_text(folder / RECORD, json.dumps(content, indent=2) + "\n")
+
+
+def load_masks(folder: str | Path) -> SavedMasks:
+    """Read the mask module of a checkpoint folder.
+
+    Raises:
+      UserError: no mask module there, or one of another schema.
+    """
+    folder = Path(folder)
+    loss, options, shape = _read_record(folder)
+    module = options.build_masks(shape, seed=0)
+    state = load_file(folder / WEIGHTS)
+    module.to(next(iter(state.values())).dtype).load_state_dict(state)
+    return SavedMasks(module.eval(), loss, options)
+
+
+def initial_masks(folder: str | Path, seed: int) -> nn.Module:
+    """Build the mask module of a checkpoint folder as it was before training with ``seed``.
+
+    Raises:
+      UserError: as load_masks.
+    """
+    _, options, shape = _read_record(Path(folder))
+    return options.build_masks(shape, seed).eval()
+
+
+def _read_record(folder: Path) -> tuple[registry.Loss, LossOptions, ReferenceShape]:
+    if not (folder / RECORD).is_file():
+        raise UserError(f"no mask module in {folder}: expected {RECORD}; was it trained with learned masks?")
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if record["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder / RECORD}: got schema_version {record['schema_version']}, expected "
+            f"{SCHEMA_VERSION}; use the sparsepo version that wrote it ({record['sparsepo_version']})"
+        )
+    loss = registry.get(record["loss"])
+    return loss, loss.options(**record["options"]), ReferenceShape(**record["reference_shape"])

@@ -1,0 +1,87 @@
+"""``sparsepo train | validate | ls | demo``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsepo_plugin import __version__, loss_table
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.main import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (2: bad input, 1: the run failed)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="sparsepo", description="SparsePO: learned weights for every token."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser(
+        "train", add_help=False, help="train; takes --config FILE and OpenRLHF's flags"
+    )
+    train.add_argument("--processes", type=int, default=1, help="processes on this machine (torchrun)")
+    commands.add_parser(
+        "validate", add_help=False, help="check a configuration; loads no model, writes nothing"
+    )
+    ls = commands.add_parser("ls", help="list losses with needs and options")
+    ls.add_argument("--readme", type=Path, help="rewrite the table between this file's markers instead")
+    demo = commands.add_parser("demo", help="train a tiny model on generated data with planted tokens")
+    demo.add_argument("--out", default="runs/demo", help="output folder")
+    demo.add_argument("--seed", type=int, default=0)
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.command in ("ls", "demo"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if known.command == "train":
+        return _train(known.processes, rest)
+    if known.command == "validate":
+        return guarded(lambda: _validate(rest))
+    if known.command == "demo":
+        return guarded(lambda: _demo(known.out, known.seed))
+    return guarded(lambda: loss_table.rewrite(known.readme) if known.readme else print(loss_table.as_text()))
+
+
+def _train(processes: int, argv: list[str]) -> int:
+    from sparsepo_plugin import train_dpo
+
+    if processes == 1:
+        return train_dpo.main(argv)
+    if processes < 1:
+        return guarded(lambda: _refuse(f"--processes: got {processes}, expected a number >= 1"))
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+    ]
+    # Checked here first: a launcher turns every exit code of its processes into 1.
+    code = guarded(lambda: _check(argv, processes))
+    return (
+        code or subprocess.run([*launcher, "-m", "sparsepo_plugin.train_dpo", *argv], check=False).returncode
+    )
+
+
+def _refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def _check(argv: list[str], processes: int = 1) -> str:
+    from sparsepo_plugin.adapters.openrlhf import flags, preflight
+
+    objective = preflight.check(flags.parse(argv), processes)
+    return "upstream's own loss" if objective is None else f"loss {objective.loss.name}, {objective.options}"
+
+
+def _validate(argv: list[str]) -> None:
+    print(f"valid: {_check(argv)}")
+
+
+def _demo(out: str, seed: int) -> None:
+    from sparsepo_plugin.demo import run
+
+    run.demo(out, seed)

@@ -1,0 +1,82 @@
+"""Configuration files: strict YAML whose keys are the command line's flags, dotted or nested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from sparsepo_plugin.errors import UserError, unknown
+
+# Never written to disk by dump(): a key that unlocks an account.
+_SECRET_KEYS = frozenset({"logger.wandb.key"})
+
+
+def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
+    """Turn a configuration file into command-line flags, so that both go through one parser.
+
+    Args:
+      path: YAML file. Keys are flags without the dashes, nested (``model: {beta: 0.1}``) or dotted.
+      known: every accepted key, and whether it is a switch (a flag without value).
+
+    Returns:
+      Flags in file order; null values are left out, a false switch becomes its ``--no-`` form.
+
+    Raises:
+      UserError: file missing or not YAML, unknown key (near matches named), or a switch that is not a bool.
+    """
+    flags: list[str] = []
+    for key, value in _flatten(_read(path)):
+        if key not in known:
+            raise unknown(f"key in {path}", key, known)
+        if value is None:
+            continue
+        if known[key] and not isinstance(value, bool):
+            raise UserError(f"key {key} in {path}: got {value!r}, expected true or false")
+        if known[key]:
+            flags.append(f"--{key}" if value else f"--no-{key}")
+        else:
+            flags += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return flags
+
+
+def dump(arguments: SimpleNamespace) -> str:
+    """Write effective arguments as YAML that ``read_flags`` accepts; secrets become null."""
+    header = "# Effective configuration; run it again with: sparsepo train --config FILE\n"
+    return header + yaml.safe_dump(_plain(arguments, ""), sort_keys=True, allow_unicode=True)
+
+
+def _plain(value: Any, key: str) -> Any:
+    if isinstance(value, SimpleNamespace):
+        items = vars(value).items()
+        return {name: _plain(item, f"{key}.{name}" if key else name) for name, item in items}
+    if key in _SECRET_KEYS:
+        return None
+    if isinstance(value, float) and value == float("inf"):
+        return -1  # upstream's own spelling of "never" for step counts
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read configuration {path}: {error.strerror}; expected a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"configuration {path} is not YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"configuration {path}: got {type(content).__name__}, expected a mapping of flags")
+    return content
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value

@@ -1,0 +1,36 @@
+"""Errors that a user can mend: one line, no traceback, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+
+
+class UserError(Exception):
+    """A mistake in the input. The message says what, got, expected and remedy in one line."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class RunFailedError(UserError):
+    """The input was accepted, but the run failed, for example by a loss that is not finite."""
+
+    exit_code = EXIT_FAILED
+
+
+def unknown(kind: str, got: str, available: Iterable[str]) -> UserError:
+    """Build the error for an unknown name, with near matches first.
+
+    Args:
+      kind: what is named, such as "loss".
+      got: the name as given.
+      available: every name that would have been accepted.
+    """
+    names = sorted(available)
+    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} names, see --help"
+    return UserError(f"unknown {kind} {got!r}: {hint}available: {listed}")

@@ -1,0 +1,1 @@
+"""One file per mask source: modules from the reference's state to weights per response token."""

@@ -1,0 +1,105 @@
+"""Loss output to metrics: sums with counts, so that any split into batches and ranks averages exactly."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsepo_plugin.types import LossOutput, Masks, TokenStats
+
+
+class MetricSum(NamedTuple):
+    """A sum and the number of things summed; the metric is their ratio."""
+
+    total: float
+    number: float
+
+
+def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: float) -> dict[str, MetricSum]:
+    """Metrics of a batch of pairs, detached.
+
+    Rewards, margin and accuracy follow the sign of the loss's logit. ``accuracy_unmasked`` and
+    ``margin_unmasked`` are those of plain DPO's implicit reward, that is with the masks removed: masked
+    accuracy alone can rise by the masks only. Ties count one half. Sequence KL is KL(reference || policy)
+    summed over the response, in nats; ``sparsity`` is the share of response tokens whose mask is exactly 0.
+
+    Args:
+      stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
+      masks: the masks the loss used.
+      output: what the loss returned.
+      beta: inverse temperature, for the unmasked rewards.
+    """
+    found: dict[str, Tensor] = {"loss": output.losses, "margin": output.logits}
+    found["accuracy"] = _win(output.logits)
+    found["chosen_rewards"], found["rejected_rewards"] = output.chosen_rewards, output.rejected_rewards
+    found["chosen_logps"], found["rejected_logps"] = stats.policy_logps.sum(-1).chunk(2)
+    if stats.reference_logps is not None:
+        chosen, rejected = (stats.policy_logps - stats.reference_logps).sum(-1).chunk(2)
+        found["margin_unmasked"] = beta * (chosen - rejected)
+        found["accuracy_unmasked"] = _win(found["margin_unmasked"])
+    response = stats.response_mask
+    if stats.token_kl is not None:
+        _split(found, "sequence_kl", stats.token_kl.sum(-1))
+        if masks.kl_mask is not None:
+            masked = torch.where(response, masks.kl_mask * stats.token_kl, 0.0)
+            _split(found, "masked_sequence_kl", masked.sum(-1))
+    sums = {name: MetricSum(_sum(value), value.numel()) for name, value in found.items()}
+    for name, mask in (("reward_mask", masks.reward_mask), ("kl_mask", masks.kl_mask)):
+        if mask is not None:
+            sums |= _mask_metrics(name, mask.detach(), response)
+    return sums
+
+
+def _win(margin: Tensor) -> Tensor:
+    return (margin > 0).double() + 0.5 * (margin == 0).double()
+
+
+def _split(found: dict[str, Tensor], name: str, values: Tensor) -> None:
+    found[f"chosen_{name}"], found[f"rejected_{name}"] = values.chunk(2)
+
+
+def _sum(value: Tensor) -> float:
+    return float(value.detach().double().sum())
+
+
+def _mask_metrics(name: str, mask: Tensor, response: Tensor) -> dict[str, MetricSum]:
+    on_response = torch.where(response, mask, 0.0)
+    tokens = float(response.sum())
+    zeros = float(((mask == 0) & response).sum())
+    sums = {
+        f"{name}_sparsity": MetricSum(zeros, tokens),
+        f"{name}_mean": MetricSum(_sum(on_response), tokens),
+        f"{name}_l1": MetricSum(_sum(on_response.abs()), len(mask)),
+    }
+    for side, values, kept in zip(("chosen", "rejected"), on_response.chunk(2), response.chunk(2)):
+        sums[f"{side}_{name}_mean"] = MetricSum(_sum(values), float(kept.sum()))
+    return sums
+
+
+def add(left: dict[str, MetricSum], right: dict[str, MetricSum]) -> dict[str, MetricSum]:
+    """Add two sets of sums, name by name."""
+    zero = MetricSum(0.0, 0.0)
+    names = dict.fromkeys((*left, *right))
+    return {
+        name: MetricSum(*(a + b for a, b in zip(left.get(name, zero), right.get(name, zero))))
+        for name in names
+    }
+
+
+def ratios(sums: dict[str, MetricSum]) -> dict[str, float]:
+    """Turn sums into means; a metric with nothing to average is nan."""
+    return {name: s.total / s.number if s.number else float("nan") for name, s in sums.items()}
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share in [0, 1] of ``count`` pairs; 95 % by default.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+    """
+    spread = z * z / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = (z / (1 + spread)) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)

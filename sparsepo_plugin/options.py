@@ -1,0 +1,87 @@
+"""Loss options: a dataclass whose fields become command-line flags, config keys and README rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.masks.ones import OnesMask
+from sparsepo_plugin.types import Needs, ReferenceShape
+
+
+def option(default: Any, text: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+    """Declare an option.
+
+    Args:
+      default: default value; its type (or ``float`` for None) is the flag's type.
+      text: one line for --help and the README.
+      choices: accepted values, if limited.
+      least: smallest accepted number, if limited.
+    """
+    metadata = {"help": text, "choices": choices, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class OptionRow(NamedTuple):
+    """One option as shown to users."""
+
+    name: str
+    kind: type
+    default: Any
+    choices: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Options of a loss without options; losses subclass it and override what they need."""
+
+    def needs(self) -> Needs:
+        """Work the adapter must do for this loss with these options."""
+        return Needs()
+
+    def build_masks(self, shape: ReferenceShape, seed: int) -> nn.Module:
+        """Build the mask source: a module from ReferenceState to Masks.
+
+        Args:
+          shape: sizes of the reference model.
+          seed: seed of the module's initialisation.
+        """
+        return OnesMask(kl=self.needs().token_kl)
+
+    def mask_learning_rate(self, policy_learning_rate: float) -> float:
+        """Learning rate of the mask module's parameters."""
+        return policy_learning_rate
+
+    def mask_decay(self) -> float:
+        """Weight decay of the mask module's weights (never of its biases and norms)."""
+        return 0.0
+
+    def validate(self) -> None:
+        """Check every field against its declaration.
+
+        Raises:
+          UserError: a value outside its choices or below its least value.
+        """
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            choices, least = field.metadata["choices"], field.metadata["least"]
+            if choices and value not in choices:
+                raise UserError(f"option {field.name}: got {value!r}, expected one of {', '.join(choices)}")
+            if least is not None and value is not None and not value >= least:
+                raise UserError(f"option {field.name}: got {value!r}, expected a number >= {least}")
+
+
+def option_rows(options: type[LossOptions]) -> list[OptionRow]:
+    """List the options of a loss in declaration order."""
+    rows = []
+    for field in dataclasses.fields(options):
+        kind = float if field.default is None else type(field.default)
+        rows.append(
+            OptionRow(field.name, kind, field.default, field.metadata["choices"], field.metadata["help"])
+        )
+    return rows

@@ -1,0 +1,114 @@
+"""The nouns a loss speaks: token statistics, masks, loss output.
+
+Rows are responses: the first half of the batch axis holds the chosen, the second half the rejected
+responses of the same pairs. Position t belongs to the token at t + 1, which the state at t predicts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TokenStats(NamedTuple):
+    """What the policy and the reference say about every response token.
+
+    Attributes:
+      policy_logps: log pi(y_t | y_<t), [2 * pairs, seq - 1], nats; 0 outside the response.
+      reference_logps: the same of the reference, or None for losses without a reference.
+      token_kl: KL(reference || policy) over the full vocabulary, same shape, nats, >= 0; None if not needed.
+      response_mask: true on response tokens, same shape, bool.
+    """
+
+    policy_logps: Tensor
+    reference_logps: Tensor | None
+    token_kl: Tensor | None
+    response_mask: Tensor
+
+    def rows(self, keep: Tensor) -> TokenStats:
+        """Select rows (responses); ``keep`` indexes or masks the batch axis."""
+        return TokenStats(
+            self.policy_logps[keep],
+            None if self.reference_logps is None else self.reference_logps[keep],
+            None if self.token_kl is None else self.token_kl[keep],
+            self.response_mask[keep],
+        )
+
+
+class Masks(NamedTuple):
+    """Weights of the two terms of the objective.
+
+    Attributes:
+      reward_mask: weight m_u of every log-ratio, [2 * pairs, seq - 1].
+      kl_mask: weight m_d of every token KL, same shape; None when the loss has no KL term.
+    """
+
+    reward_mask: Tensor
+    kl_mask: Tensor | None
+
+    def rows(self, keep: Tensor) -> Masks:
+        """Select rows (responses); ``keep`` indexes or masks the batch axis."""
+        return Masks(self.reward_mask[keep], None if self.kl_mask is None else self.kl_mask[keep])
+
+
+class LossOutput(NamedTuple):
+    """Result of a preference loss, one entry per pair; the caller takes the mean.
+
+    Attributes:
+      losses: [pairs], differentiable.
+      logits: the argument z of -log sigmoid(z) (or its counterpart), [pairs], detached.
+      chosen_rewards: implicit reward of the chosen response, [pairs], detached.
+      rejected_rewards: of the rejected response; chosen - rejected equals ``logits``.
+    """
+
+    losses: Tensor
+    logits: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+class ReferenceState(NamedTuple):
+    """What a mask source may read of the reference model; never carries a gradient.
+
+    Attributes:
+      hidden_states: outputs of blocks 1..L, the last one after the final normalisation (the order of
+        transformers without the embedding), each [2 * pairs, seq, hidden]; empty if not needed.
+      response_mask: true on response tokens, [2 * pairs, seq - 1], bool.
+    """
+
+    hidden_states: tuple[Tensor, ...]
+    response_mask: Tensor
+
+
+@dataclass(frozen=True)
+class ReferenceShape:
+    """Sizes of the reference model, from which a mask module is built.
+
+    Attributes:
+      hidden_size: width of a hidden state.
+      layers: number of blocks.
+      layer_norm_eps: epsilon of the model's own normalisation layers.
+      initializer_range: standard deviation of the model's own weight initialisation.
+    """
+
+    hidden_size: int
+    layers: int
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Work that a loss asks the adapter to do; what is not asked for is not computed.
+
+    Attributes:
+      reference: run the reference model.
+      token_kl: KL(reference || policy) over the full vocabulary for every response token.
+      hidden_states: hidden states of all blocks of the reference.
+    """
+
+    reference: bool = True
+    token_kl: bool = False
+    hidden_states: bool = False
