@@ -102,10 +102,10 @@ def train(name: str, processes: int, out: Path, arguments: argparse.Namespace) -
         f"--train.max_epochs {arguments.epochs} --data.max_samples {arguments.pairs} --ds.zero_stage 2 "
         f"--model.beta {arguments.beta} --adam.lr {arguments.rate} --eval.at_start --ckpt.output_dir {folder}"
     )
-    command = [sys.executable, "-m", "sparsepo_plugin.cli", "train", "--processes", str(processes)]
+    command = [sys.executable, "-m", "sparsepo_plugin", "train", "--processes", str(processes)]
     command += shlex.split(flags) + RUNS[name]
     print("$ sparsepo " + shlex.join(command[3:]), flush=True)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(max(1, 2 // processes))}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(arguments.threads)}
     started = time.monotonic()
     with open(out / f"{name}-{processes}p.log", "wb") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -164,8 +164,8 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", choices=sorted(RUNS), default=["dpo", "sparsepo-common"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     for name, value in (
-        ("vocabulary", 4096), ("hidden", 192), ("layers", 4), ("max_len", 256), ("supervised_steps", 400),
-        ("pairs", 2480), ("test_pairs", 1001), ("batch", 8), ("epochs", 1), ("seed", 0),
+        ("vocabulary", 4096), ("hidden", 192), ("layers", 4), ("max_len", 192), ("supervised_steps", 400),
+        ("pairs", 2600), ("test_pairs", 1001), ("batch", 4), ("epochs", 1), ("seed", 0), ("threads", 1),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--beta", type=float, default=0.1)

@@ -25,10 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train", add_help=False, help="train; takes --config FILE and OpenRLHF's flags"
     )
     train.add_argument("--processes", type=int, default=1, help="processes on this machine (torchrun)")
+    train.add_argument(
+        "--smoke", metavar="DIR", help="try the configuration on a tiny model and generated data"
+    )
     commands.add_parser(
         "validate", add_help=False, help="check a configuration; loads no model, writes nothing"
     )
     ls = commands.add_parser("ls", help="list losses with needs and options")
+    ls.add_argument(
+        "--sites", metavar="MODEL", help="list where MaPO records this model's activations instead"
+    )
     ls.add_argument("--readme", type=Path, help="rewrite the table between this file's markers instead")
     demo = commands.add_parser("demo", help="train a tiny model on generated data with planted tokens")
     demo.add_argument("--out", default="runs/demo", help="output folder")
@@ -37,17 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and known.command in ("ls", "demo"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if known.command == "train":
-        return _train(known.processes, rest)
+        return _train(known.processes, rest, known.smoke)
     if known.command == "validate":
         return guarded(lambda: _validate(rest))
     if known.command == "demo":
         return guarded(lambda: _demo(known.out, known.seed))
-    return guarded(lambda: loss_table.rewrite(known.readme) if known.readme else print(loss_table.as_text()))
+    return guarded(lambda: _list(known.sites, known.readme))
 
 
-def _train(processes: int, argv: list[str]) -> int:
+def _train(processes: int, argv: list[str], smoke: str | None) -> int:
     from sparsepo_plugin import train_dpo
 
+    if smoke:
+        from sparsepo_plugin.demo.smoke import smoke_flags
+
+        argv = [*argv, *smoke_flags(smoke)]
     if processes == 1:
         return train_dpo.main(argv)
     if processes < 1:
@@ -85,3 +95,14 @@ def _demo(out: str, seed: int) -> None:
     from sparsepo_plugin.demo import run
 
     run.demo(out, seed)
+
+
+def _list(model: str | None, readme: Path | None) -> None:
+    if model:
+        from sparsepo_plugin.adapters.sites import describe_sites
+
+        print(describe_sites(model))
+    elif readme:
+        loss_table.rewrite(readme)
+    else:
+        print(loss_table.as_text())

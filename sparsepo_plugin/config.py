@@ -46,7 +46,9 @@ def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
 def dump(arguments: SimpleNamespace) -> str:
     """Write effective arguments as YAML that ``read_flags`` accepts; secrets become null."""
     header = "# Effective configuration; run it again with: sparsepo train --config FILE\n"
-    return header + yaml.safe_dump(_plain(arguments, ""), sort_keys=True, allow_unicode=True)
+    content = _plain(arguments, "")
+    content.pop("config", None)  # its flags are all here already
+    return header + yaml.safe_dump(content, sort_keys=True, allow_unicode=True)
 
 
 def _plain(value: Any, key: str) -> Any:

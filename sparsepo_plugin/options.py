@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import nn
 
@@ -38,11 +39,40 @@ class OptionRow(NamedTuple):
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of a loss without options; losses subclass it and override what they need."""
+    """Options every loss has; losses subclass it, add fields and override what they need.
+
+    ``presets`` maps values of an option named ``preset``, where a loss has one, to other options' defaults.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    anchor: float = option(
+        0.0, "weight of the mean token KL(reference || policy), which holds tokens that masks free", least=0.0
+    )
+    anchor_weight: str = option(
+        "uniform",
+        "tokens the anchor holds: all alike, or by max(0, 1 - reward mask)",
+        choices=("uniform", "complement"),
+    )
+    record: int = option(
+        0, "evaluation pairs whose masks, log-ratios and KL per token go to tokens.jsonl", least=0
+    )
+
+    @classmethod
+    def build(cls, given: Mapping[str, Any]) -> Self:
+        """Make options: defaults < preset < given; and check them.
+
+        Raises:
+          UserError: a value outside its choices or below its least value, or options that contradict.
+        """
+        preset = cls.presets.get(given.get("preset", ""), {})
+        options = cls(**{**preset, **given})
+        options.validate()
+        return options
 
     def needs(self) -> Needs:
         """Work the adapter must do for this loss with these options."""
-        return Needs()
+        return Needs(token_kl=self.anchor > 0)
 
     def build_masks(self, shape: ReferenceShape, seed: int) -> nn.Module:
         """Build the mask source: a module from ReferenceState to Masks.
@@ -51,7 +81,11 @@ class LossOptions:
           shape: sizes of the reference model.
           seed: seed of the module's initialisation.
         """
-        return OnesMask(kl=self.needs().token_kl)
+        return OnesMask(kl=self.masks_kl())
+
+    def masks_kl(self) -> bool:
+        """Whether the loss has a KL term for a KL mask to weigh."""
+        return False
 
     def mask_learning_rate(self, policy_learning_rate: float) -> float:
         """Learning rate of the mask module's parameters."""

@@ -18,27 +18,62 @@ class PairScores(NamedTuple):
     rejected: Tensor
 
 
+def masked_sum(values: Tensor, mask: Tensor, response_mask: Tensor) -> Tensor:
+    """Sum of mask * values over the response, [rows]; what lies outside the response never matters."""
+    # Selecting, not multiplying: a value outside the response may even be infinite.
+    return torch.where(response_mask, mask * values, 0.0).sum(-1)
+
+
+def masked_log_ratios(stats: TokenStats, masks: Masks) -> PairScores:
+    """U per response: sum of m_u (log pi - log ref) over the response.
+
+    Args:
+      stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
+      masks: weights, same shape.
+
+    Raises:
+      ValueError: shapes differ, the number of rows is odd, or reference_logps is missing.
+    """
+    _check(stats, masks)
+    if stats.reference_logps is None:
+        raise ValueError("this loss needs reference_logps: got None")
+    log_ratio = stats.policy_logps - stats.reference_logps
+    return PairScores(*masked_sum(log_ratio, masks.reward_mask, stats.response_mask).chunk(2))
+
+
+def masked_kl(stats: TokenStats, masks: Masks) -> PairScores:
+    """K per response: sum of m_d KL(ref || pi) over the response; 0 without a KL mask.
+
+    Args:
+      stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
+      masks: weights, same shape.
+
+    Raises:
+      ValueError: shapes differ, the number of rows is odd, or token_kl is missing.
+    """
+    _check(stats, masks)
+    if masks.kl_mask is None:
+        zeros = stats.policy_logps.new_zeros(len(stats.policy_logps) // 2)
+        return PairScores(zeros, zeros)
+    if stats.token_kl is None:
+        raise ValueError("a kl_mask needs token_kl: got None")
+    return PairScores(*masked_sum(stats.token_kl, masks.kl_mask, stats.response_mask).chunk(2))
+
+
 def masked_scores(stats: TokenStats, masks: Masks) -> PairScores:
-    """U + K per response: U = sum m_u (log pi - log ref), K = sum m_d KL(ref || pi), over the response.
+    """U + K per response, the score whose difference is the logit.
 
     Args:
       stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
       masks: weights, same shape; without a KL mask K is 0.
 
     Raises:
-      ValueError: shapes differ, the number of rows is odd, or a needed statistic is missing.
+      ValueError: as masked_log_ratios and masked_kl.
 
     Source: arXiv 2410.05102, equations 4 to 6.
     """
-    _check(stats, masks)
-    assert stats.reference_logps is not None
-    # Selecting, not multiplying: a mask value outside the response must not matter even if not finite.
-    terms = masks.reward_mask * (stats.policy_logps - stats.reference_logps)
-    if masks.kl_mask is not None:
-        assert stats.token_kl is not None
-        terms = terms + masks.kl_mask * stats.token_kl
-    scores = torch.where(stats.response_mask, terms, 0.0).sum(-1)
-    return PairScores(*scores.chunk(2))
+    ratios, kls = masked_log_ratios(stats, masks), masked_kl(stats, masks)
+    return PairScores(ratios.chosen + kls.chosen, ratios.rejected + kls.rejected)
 
 
 def sigmoid_loss(scores: PairScores, beta: float) -> LossOutput:
@@ -54,17 +89,37 @@ def sigmoid_loss(scores: PairScores, beta: float) -> LossOutput:
 
 def mask_l1(mask: Tensor, response_mask: Tensor) -> Tensor:
     """L1 norm of the mask of both responses of every pair, [pairs]; a sum over tokens, not a mean."""
-    norms = torch.where(response_mask, mask.abs(), 0.0).sum(-1)
-    chosen, rejected = norms.chunk(2)
+    chosen, rejected = torch.where(response_mask, mask.abs(), 0.0).sum(-1).chunk(2)
     return chosen + rejected
+
+
+def anchor_penalty(stats: TokenStats, masks: Masks, weight: str) -> Tensor:
+    """Mean token KL(ref || pi) over the response tokens of both responses of every pair, [pairs], nats.
+
+    A mask of 0 takes a token out of the objective and leaves it unconstrained; this is what holds it.
+
+    Args:
+      stats: token statistics with token_kl, [2 * pairs, seq - 1], chosen rows first.
+      masks: weights, same shape.
+      weight: "uniform", or "complement" for max(0, 1 - m_u) per token; the mask gets no gradient from it,
+        or it would grow only to escape the penalty.
+
+    Raises:
+      ValueError: token_kl is missing.
+    """
+    if stats.token_kl is None:
+        raise ValueError("the anchor needs token_kl: got None")
+    response = stats.response_mask
+    weights = torch.ones_like(stats.token_kl)
+    if weight == "complement":
+        weights = (1 - masks.reward_mask.detach()).clamp(min=0).to(weights.dtype)
+    sums = masked_sum(stats.token_kl, weights, response).chunk(2)
+    tokens = response.sum(-1).chunk(2)
+    return (sums[0] + sums[1]) / (tokens[0] + tokens[1]).clamp(min=1)
 
 
 def _check(stats: TokenStats, masks: Masks) -> None:
     shape = stats.response_mask.shape
-    if stats.reference_logps is None:
-        raise ValueError("this loss needs reference_logps: got None")
-    if masks.kl_mask is not None and stats.token_kl is None:
-        raise ValueError("a kl_mask needs token_kl: got None")
     for name, value in (*zip(stats._fields, stats), *zip(masks._fields, masks)):
         if value is not None and value.shape != shape:
             raise ValueError(

@@ -6,6 +6,7 @@ responses of the same pairs. Position t belongs to the token at t + 1, which the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,10 +77,14 @@ class ReferenceState(NamedTuple):
       hidden_states: outputs of blocks 1..L, the last one after the final normalisation (the order of
         transformers without the embedding), each [2 * pairs, seq, hidden]; empty if not needed.
       response_mask: true on response tokens, [2 * pairs, seq - 1], bool.
+      token_ids: input tokens, [2 * pairs, seq]; None where nobody needs them.
+      activations: mean over the features of every recorded site, by name, each [2 * pairs, seq].
     """
 
     hidden_states: tuple[Tensor, ...]
     response_mask: Tensor
+    token_ids: Tensor | None = None
+    activations: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,10 @@ class Needs:
       reference: run the reference model.
       token_kl: KL(reference || policy) over the full vocabulary for every response token.
       hidden_states: hidden states of all blocks of the reference.
+      activations: groups of reference activations whose feature means are recorded, such as ("mlp", "attn").
     """
 
     reference: bool = True
     token_kl: bool = False
     hidden_states: bool = False
+    activations: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ from torch import nn
 
 from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.registry import Loss
-from sparsepo_plugin.types import Needs, ReferenceShape
+from sparsepo_plugin.scores import anchor_penalty
+from sparsepo_plugin.types import LossOutput, Masks, Needs, ReferenceShape, TokenStats
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Objective:
     def build_masks(self, seed: int) -> nn.Module:
         """Build the mask source."""
         return self.options.build_masks(self.shape, seed)
+
+    def evaluate(self, stats: TokenStats, masks: Masks, beta: float) -> LossOutput:
+        """The loss with the anchor, where one is asked for; losses [pairs]."""
+        output = self.loss.function(stats, masks, beta, self.options)
+        if not self.options.anchor:
+            return output
+        penalty = anchor_penalty(stats, masks, self.options.anchor_weight)
+        return output._replace(losses=output.losses + self.options.anchor * penalty)
 
     def record(self) -> dict[str, Any]:
         """Everything needed to build the mask module again, as JSON values."""

@@ -55,6 +55,32 @@ class RunLog:
             file.write(line + "\n")
 
 
+class DeadMaskWatch:
+    """Notices a mask that has been 0 on every response token for a while: no gradient will revive it.
+
+    Args:
+      patience: consecutive steps before the warning, which is given once per mask.
+    """
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self._dead: dict[str, int] = {}
+
+    def look(self, metrics: dict[str, float], step: int) -> str:
+        """Return the warning that this step's metrics call for, or an empty string."""
+        warnings = []
+        for name in ("reward_mask", "kl_mask"):
+            dead = metrics.get(f"{name}_sparsity") == 1.0
+            self._dead[name] = self._dead.get(name, 0) + 1 if dead else 0
+            if self._dead[name] == self.patience:
+                warnings.append(
+                    f"warning: the {name.replace('_', ' ')} has been 0 on every response token for "
+                    f"{self.patience} steps (step {step}): it is dead and trains no token; start "
+                    f"again with --sparsepo.init unit, a lower L1 penalty or --sparsepo.floor"
+                )
+        return "\n".join(warnings)
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -59,6 +59,6 @@ def _word_values(
     hidden = model(ids, output_hidden_states=True).hidden_states[1:]
     response_mask = torch.zeros(1, ids.shape[1] - 1, dtype=torch.bool)
     response_mask[:, start - 1 :] = True
-    reward_mask: Tensor = masks(ReferenceState(tuple(hidden), response_mask)).reward_mask
+    reward_mask: Tensor = masks(ReferenceState(tuple(hidden), response_mask, ids)).reward_mask
     values: list[float] = reward_mask[response_mask].tolist()
     return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,9 +80,15 @@ def _load(arguments: SimpleNamespace, flag: str, value: str, split: str) -> Any:
     quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: False, args=arguments)
     probabilities = arguments.data.dataset_probs if flag == "--data.dataset" else None
     try:
-        return blending_datasets(
-            value, probabilities, quiet, arguments.train.seed, arguments.data.max_samples, dataset_split=split
-        )
+        with _quiet_datasets():
+            return blending_datasets(
+                value,
+                probabilities,
+                quiet,
+                arguments.train.seed,
+                arguments.data.max_samples,
+                dataset_split=split,
+            )
     except AttributeError:
         raise UserError(
             f"{flag} {value}: no split named {split!r}; name one with {flag.split('.')[0]}.*split"
@@ -88,6 +96,22 @@ def _load(arguments: SimpleNamespace, flag: str, value: str, split: str) -> Any:
     except (DatasetGenerationError, OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"{flag} {value}: cannot be read as preference pairs: {reason}") from None
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Silence datasets' progress bars and its log of what it cannot read: a refusal is one line."""
+    import datasets
+
+    level, hidden = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 def _check_columns(arguments: SimpleNamespace, flag: str, value: str, data: Any) -> None:
@@ -138,6 +162,7 @@ def _count_kept(arguments: SimpleNamespace, tokenizer: Any, data: Any, flag: str
     if not kept:
         raise UserError(
             f"{flag} {value}: every response is truncated away: the shortest prompt has {min(lengths)} "
-            f"tokens, --data.max_len {options.max_len} leaves room for prompts below {options.max_len - 2}"
+            f"tokens, --data.max_len {options.max_len} leaves room for prompts below {options.max_len - 2}; "
+            "raise it"
         )
     return kept + len(data) - len(checked)

@@ -111,6 +111,9 @@ class _Parser(argparse.ArgumentParser):
         parsed, extra = self.parse_known_args(rest)
         if extra:
             raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
+        if getattr(parsed, "ds.lora.target_modules", None) == ["all-linear"]:
+            # peft knows the word only outside a list, which is what a given flag makes of it.
+            setattr(parsed, "ds.lora.target_modules", "all-linear")
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -123,8 +126,9 @@ class _Parser(argparse.ArgumentParser):
         own.add_argument(
             "--loss", help=f"registered loss: {', '.join(registry.names())}; none: upstream's own"
         )
-        own.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
-        own.add_argument(
+        # On the parser itself, not in the group, so that each gets its --no- form.
+        self.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
+        self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
         )
         for name in registry.names():
@@ -151,7 +155,6 @@ def _finish(arguments: SimpleNamespace) -> Parsed:
     if arguments.loss is None:
         return Parsed(arguments, None, None)
     loss = registry.get(arguments.loss)
-    options = loss.options(**given[loss.name])
-    options.validate()
+    options = loss.options.build(given[loss.name])
     setattr(arguments, loss.name, SimpleNamespace(**vars(options)))
     return Parsed(arguments, loss, options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 import types
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ def import_openrlhf() -> None:
     """Load ``openrlhf.models``, with a temporary flash_attn stand-in where the real one is absent."""
     if _TARGET in sys.modules:
         return
+    # It warns of a missing CPU kernel, which only 4-bit models would use, on every start.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if importlib.util.find_spec("flash_attn") is None:
         # These look for flash_attn when they are imported: they must see that it is absent.
         for name in (

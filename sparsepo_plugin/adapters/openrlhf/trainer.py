@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,29 +12,22 @@ from openrlhf.trainer.dpo_trainer import DPOTrainer
 from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
+from sparsepo_plugin.activations import Recorder, find_sites
+from sparsepo_plugin.adapters import token_record
 from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.adapters.openrlhf.outputs import (
+    ModelOutput,
+    negative_log_likelihood,
+    response_labels,
+    unpack,
+)
 from sparsepo_plugin.adapters.openrlhf.strategy import MASK_MODULE
-from sparsepo_plugin.adapters.run_log import RunLog
+from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.metrics import MetricSum
-from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
+from sparsepo_plugin.token_stats import token_stats
 from sparsepo_plugin.types import ReferenceState
-
-
-class ModelOutput(NamedTuple):
-    """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities.
-
-    Attributes:
-      logits: [2 * pairs, seq, vocab], chosen rows first.
-      labels: response token ids, -100 elsewhere, [2 * pairs, seq].
-      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
-      indices: dataset index of every pair.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    hidden_states: tuple[Tensor, ...]
-    indices: list[int]
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -54,6 +47,11 @@ class PreferenceTrainer(DPOTrainer):
         self.mask_source: nn.Module = (
             found if found is not None else objective.build_masks(self.strategy.seed)
         )
+        groups = objective.needs.activations
+        reference = self.strategy._unwrap_model(self.ref_model)
+        self._recorder = Recorder(reference, find_sites(reference, groups)) if groups else None
+        self._tokens = TokenRecord(objective.options.record, self.tokenizer)
+        self._dead_masks = DeadMaskWatch()
         self._sums: dict[str, MetricSum] = {}
         self._step, self._evaluating = 0, False
         self._log = RunLog(Path(self.args.ckpt.output_dir), active=self.strategy.is_rank_0())
@@ -109,12 +107,16 @@ class PreferenceTrainer(DPOTrainer):
         )
         hidden = tuple(output.hidden_states[1:]) if states else ()
         logits = output["logits"]
+        activations = self._recorder.take() if is_reference and self._recorder is not None else {}
         if self.packing_samples:
-            logits, *hidden_list = (_unpack(value, attention) for value in (logits, *hidden))
+            logits, *hidden_list = (unpack(value, attention) for value in (logits, *hidden))
             hidden = tuple(hidden_list)
+            activations = {name: unpack(value, attention) for name, value in activations.items()}
         indices = [getattr(length, "index", -1) for length in prompt_id_lens]
-        result = ModelOutput(logits, response_labels(ids, attention, lengths), hidden, indices)
-        nll = _negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
+        result = ModelOutput(
+            logits, response_labels(ids, attention, lengths), hidden, ids, activations, indices
+        )
+        nll = negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
         return result, None, output.get("aux_loss", 0), nll
 
     def _preference_loss(
@@ -127,9 +129,10 @@ class PreferenceTrainer(DPOTrainer):
             policy.labels,
             with_kl=self.objective.needs.token_kl,
         )
-        hidden = () if reference is None else reference.hidden_states
-        masks = self.mask_source(ReferenceState(hidden, stats.response_mask))
-        output = self.objective.loss.function(stats, masks, self.beta, self.objective.options)
+        seen = policy if reference is None else reference
+        state = ReferenceState(seen.hidden_states, stats.response_mask, seen.token_ids, seen.activations)
+        masks = self.mask_source(state)
+        output = self.objective.evaluate(stats, masks, self.beta)
         loss = output.losses.mean()
         self._require_finite(loss, policy.indices)
         keep = self._counted(policy.indices)
@@ -137,6 +140,8 @@ class PreferenceTrainer(DPOTrainer):
         kept = type(output)(*(value[keep] for value in output))
         found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
         self._sums = metrics.add(self._sums, found)
+        if self._evaluating:
+            self._tokens.add(policy.indices, policy.token_ids, stats, masks)
         return loss, output.chosen_rewards, output.rejected_rewards
 
     def _counted(self, indices: list[int]) -> Tensor:
@@ -176,6 +181,8 @@ class PreferenceTrainer(DPOTrainer):
         step_bar.set_postfix({name: f"{logs[name]:.4g}" for name in _PROGRESS if name in logs})
         rates = {"learning_rate": logs.get("lr"), "grad_norm": logs.get("grad_norm")}
         self._log.metrics(global_step, "train", {**found, **rates})
+        if warning := self._dead_masks.look(found, global_step):
+            self.strategy.print(warning)
         self._step = global_step
         super().save_logs_and_checkpoints(args, global_step, step_bar, logs, client_states)
 
@@ -188,6 +195,7 @@ class PreferenceTrainer(DPOTrainer):
             self._evaluating = False
         found = self._averages()
         self._log.metrics(steps, "eval", found)
+        self._write_tokens(steps)
         if self._wandb is not None:
             self._wandb.log(
                 {**{f"eval/{name}": value for name, value in found.items()}, "eval/global_step": steps}
@@ -195,6 +203,16 @@ class PreferenceTrainer(DPOTrainer):
         elif self._tensorboard is not None:
             for name, value in found.items():
                 self._tensorboard.add_scalar(f"eval/{name}", value, steps)
+
+    def _write_tokens(self, steps: int) -> None:
+        if not self._tokens.limit:
+            return
+        rows: list[Any] = [self._tokens.take()]
+        if self.strategy.world_size > 1:
+            rows *= self.strategy.world_size
+            dist.all_gather_object(rows, rows[0])
+        if self.strategy.is_rank_0():
+            token_record.write(Path(self.args.ckpt.output_dir), steps, [row for part in rows for row in part])
 
     def _averages(self) -> dict[str, float]:
         names = list(self._sums)
@@ -206,26 +224,3 @@ class PreferenceTrainer(DPOTrainer):
 
 
 _PROGRESS = ("loss", "accuracy", "margin", "chosen_sequence_kl", "reward_mask_sparsity", "lr")
-
-
-def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
-    """Token ids on response tokens, -100 on prompt and padding, [rows, seq]."""
-    positions = torch.arange(ids.shape[1], device=ids.device)
-    lengths = torch.tensor([int(length) for length in prompt_lengths], device=ids.device)
-    response = attention.bool() & (positions >= lengths[:, None])
-    return ids.masked_fill(~response, IGNORE_INDEX)
-
-
-def _unpack(value: Tensor, attention: Tensor) -> Tensor:
-    """Spread packed values [1, tokens, ...] over [rows, seq, ...] by the attention mask."""
-    rows, length = attention.shape
-    index = attention.flatten().nonzero().squeeze(-1)
-    out = value.new_zeros((rows * length, *value.shape[2:])).index_copy(0, index, value[0])
-    return out.view(rows, length, *value.shape[2:])
-
-
-def _negative_log_likelihood(output: ModelOutput) -> Tensor:
-    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
-    pairs = len(output.labels) // 2
-    stats = token_stats(output.logits[:pairs], None, output.labels[:pairs], with_kl=False)
-    return -(stats.policy_logps.sum(-1) / stats.response_mask.sum(-1)).mean()

@@ -1,0 +1,321 @@
+"""Which losses and masks find planted preference tokens, and what they do to the policy.
+
+    python benchmarks/planted.py --out docs/planted.csv --table docs/planted.md
+
+Runs every row of RUNS with every seed on the demo's language (sparsepo_plugin.demo.language): a tiny Llama is
+given a supervised start, then trained with the real losses and masks in a plain loop on one thread. Finished
+runs in the CSV are not repeated. The table is made from the CSV alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sparsepo_plugin import metrics, registry
+from sparsepo_plugin.activations import GROUPS, Recorder, find_sites
+from sparsepo_plugin.adapters.objective import Objective, reference_shape
+from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.demo import language, tiny
+from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.masks.activation import activation_mask
+from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
+from sparsepo_plugin.types import ReferenceState
+
+TRAIN, HELD_OUT, STEPS, BATCH, SAMPLES, RATE = 600, 200, 120, 16, 192, 3e-4
+FAST = {"mask_lr": 1e-2}
+LEARNED = {**FAST, "reward_l1": 3e-3, "kl_l1": 3e-3}
+# name: (loss, beta, options). Masks are compared at one beta; losses at two.
+UNMASKED = ("dpo", "cdpo", "ipo", "tdpo1", "tdpo2", "dpop", "mapo")
+RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
+    **{f"{loss} beta {beta}": (loss, beta, {}) for loss in UNMASKED for beta in (0.1, 0.5)},
+    **{f"simpo beta {beta}": ("simpo", beta, {}) for beta in (2.0, 10.0)},
+    "sparsepo beta 0.1": ("sparsepo", 0.1, LEARNED),
+    "sparsepo beta 0.5": ("sparsepo", 0.5, LEARNED),
+    "paper: common": ("sparsepo", 0.5, {"preset": "paper"}),
+    "paper: independent": ("sparsepo", 0.5, {"preset": "paper", "masks": "independent"}),
+    "paper + mask lr": ("sparsepo", 0.5, {"preset": "paper", **FAST}),
+    "unit": ("sparsepo", 0.5, {}),
+    "unit + mask lr": ("sparsepo", 0.5, FAST),
+    "unit + mask lr + L1": ("sparsepo", 0.5, LEARNED),
+    "... independent": ("sparsepo", 0.5, {**LEARNED, "masks": "independent"}),
+    "... reward only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "reward"}),
+    "... KL only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "kl"}),
+    "... last layer": ("sparsepo", 0.5, {**LEARNED, "layers": "last"}),
+    "... two-layer units": ("sparsepo", 0.5, {**LEARNED, "width": 16}),
+    "... normalised": ("sparsepo", 0.5, {**FAST, "normalise": "mean"}),
+    "... floor 0.1": ("sparsepo", 0.5, {**LEARNED, "floor": 0.1}),
+    "... top 30 %": ("sparsepo", 0.5, {**FAST, "top": 0.3}),
+    "... binary": ("sparsepo", 0.5, {**LEARNED, "source": "binary"}),
+    "... after the token": ("sparsepo", 0.5, {**LEARNED, "token": "after"}),
+    "paper + after the token": ("sparsepo", 0.5, {"preset": "paper", "token": "after"}),
+    "random": ("sparsepo", 0.5, {"source": "random", "density": 0.3}),
+    "dpo + anchor 1": ("dpo", 0.5, {"anchor": 1.0}),
+    "... anchor 1": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0}),
+    "... normalised, anchor 1": ("sparsepo", 0.5, {**FAST, "normalise": "mean", "anchor": 1.0}),
+    "... anchor 1, complement": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0, "anchor_weight": "complement"}),
+}  # fmt: skip
+FIELDS = ("accuracy", "accuracy_unmasked", "auc", "sparsity", "dead", "shift", "sampled_kl", "sequence_kl")
+
+
+class Lab(NamedTuple):
+    """Everything of one seed that all runs share."""
+
+    reference: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    train: list[language.Pair]
+    held_out: list[language.Pair]
+    recorder: Recorder
+
+
+@functools.lru_cache(maxsize=1)
+def lab(seed: int) -> Lab:
+    """Build data and reference of a seed."""
+    tokenizer = tiny.build_tokenizer(language.vocabulary())
+    reference = tiny.build_model(tokenizer, seed=seed)
+    start = language.generate_pairs(600, 1000 + seed)
+    texts = [pair.prompt + side for pair in start for side in (pair.chosen, pair.rejected)]
+    supervised_start(
+        reference, tokenizer, texts, steps=300, batch_size=32, learning_rate=1e-2, seed=seed, max_length=64,
+        progress=False,
+    )  # fmt: skip
+    reference.eval().requires_grad_(False)
+    pairs = language.generate_pairs(TRAIN + HELD_OUT, 2000 + seed)
+    return Lab(reference, tokenizer, pairs[:TRAIN], pairs[TRAIN:], Recorder(reference, find_sites(reference)))
+
+
+def batch_of(tokenizer: PreTrainedTokenizerFast, pairs: list[language.Pair]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, labels and planted flags of the responses, each [2 * pairs, seq], chosen rows first."""
+    texts = [(p.prompt, p.chosen, p.chosen_planted) for p in pairs]
+    texts += [(p.prompt, p.rejected, p.rejected_planted) for p in pairs]
+    rows, labels, planted = [], [], []
+    for prompt, response, flags in texts:
+        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(prompt + response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        rows.append(torch.tensor(ids))
+        labels.append(torch.tensor([IGNORE_INDEX] * len(head) + ids[len(head) :]))
+        planted.append(torch.tensor([False] * len(head) + [*flags, False]))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return (
+        pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        pad(planted, batch_first=True, padding_value=False),
+    )
+
+
+def evaluate(
+    room: Lab,
+    objective: Objective,
+    masks: torch.nn.Module,
+    policy: PreTrainedModel,
+    pairs: list[language.Pair],
+) -> Any:
+    """Statistics, masks, loss output and planted flags of a batch of pairs."""
+    ids, labels, planted = batch_of(room.tokenizer, pairs)
+    attention = (ids != room.tokenizer.pad_token_id).long()
+    with torch.no_grad():
+        seen = room.reference(ids, attention_mask=attention, output_hidden_states=True)
+    logits = policy(ids, attention_mask=attention).logits
+    stats = token_stats(logits, seen.logits, labels)
+    state = ReferenceState(tuple(seen.hidden_states[1:]), stats.response_mask, ids, room.recorder.take())
+    found = masks(state)
+    beta = objective_beta[objective.loss.name]
+    return stats, found, objective.evaluate(stats, found, beta), planted[:, 1:], state
+
+
+objective_beta: dict[str, float] = {}
+
+
+def run(name: str, seed: int) -> dict[str, float]:
+    """Train one row with one seed and measure it."""
+    loss_name, beta, given = RUNS[name]
+    room, loss = lab(seed), registry.get(loss_name)
+    objective = Objective(loss, loss.options.build(given), reference_shape(room.reference.config))
+    objective_beta[loss_name] = beta
+    policy = tiny.build_model(room.tokenizer, seed=seed)
+    policy.load_state_dict(room.reference.state_dict())
+    policy.requires_grad_(True).train()
+    masks = objective.build_masks(seed)
+    groups: list[dict[str, Any]] = [{"params": list(policy.parameters()), "lr": RATE, "weight_decay": 0.0}]
+    if any(True for _ in masks.parameters()):
+        rate, decay = objective.options.mask_learning_rate(RATE), objective.options.mask_decay()
+        groups.append({"params": list(masks.parameters()), "lr": rate, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.cat([torch.randperm(TRAIN, generator=generator) for _ in range(STEPS * BATCH // TRAIN + 1)])
+    for step in range(STEPS):
+        pairs = [room.train[i] for i in order[step * BATCH : (step + 1) * BATCH].tolist()]
+        _, _, output, _, _ = evaluate(room, objective, masks.train(), policy, pairs)
+        optimizer.zero_grad()
+        output.losses.mean().backward()
+        optimizer.step()
+        warmup.step()
+    return measure(room, objective, masks.eval(), policy.eval(), beta, seed)
+
+
+@torch.no_grad()
+def measure(
+    room: Lab, objective: Objective, masks: torch.nn.Module, policy: PreTrainedModel, beta: float, seed: int
+) -> dict[str, float]:
+    """Held-out metrics, planted AUC of the reward mask, and what samples of the policy are like."""
+    stats, found, output, planted, _ = evaluate(room, objective, masks, policy, room.held_out)
+    values = metrics.ratios(metrics.pair_metrics(stats, found, output, beta))
+    mask = found.reward_mask.float()
+    on = stats.response_mask
+    shift, kl = sampled(room, policy, seed)
+    row = {
+        "accuracy": values["accuracy"],
+        "accuracy_unmasked": values.get("accuracy_unmasked", float("nan")),
+        "auc": language.auc(mask[on].tolist(), planted[on].tolist()),
+        "sparsity": values["reward_mask_sparsity"],
+        "dead": float(not mask[on].any()),
+        "shift": shift,
+        "sampled_kl": kl,
+        "sequence_kl": (values["chosen_sequence_kl"] + values["rejected_sequence_kl"]) / 2,
+    }
+    if objective.loss.name == "dpo":
+        ratio = (stats.policy_logps - stats.reference_logps).abs()
+        row["log_ratio_auc"] = language.auc(ratio[on].tolist(), planted[on].tolist())
+    return row
+
+
+def sampled(room: Lab, policy: PreTrainedModel, seed: int) -> tuple[float, float]:
+    """Mean of good minus bad words in samples, and KL(policy || reference) per sample in nats."""
+    tokenizer = room.tokenizer
+    prompts = [room.held_out[i % HELD_OUT].prompt for i in range(SAMPLES)]
+    ids = tokenizer(prompts, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    torch.manual_seed(seed)
+    texts = policy.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=40,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    words = texts[:, ids.shape[1] :]
+    alive = (words == tokenizer.eos_token_id).long().cumsum(-1) - (
+        words == tokenizer.eos_token_id
+    ).long() == 0
+    good, bad = (
+        torch.tensor(tokenizer.convert_tokens_to_ids(list(w))) for w in (language.GOOD, language.BAD)
+    )
+    count = (torch.isin(words, good).float() - torch.isin(words, bad).float()) * alive
+    attention = torch.cat([torch.ones_like(ids, dtype=torch.bool), alive], -1).long()
+    log_p, log_q = (
+        torch.log_softmax(m(texts, attention_mask=attention).logits[:, ids.shape[1] - 1 : -1], -1)
+        for m in (policy, room.reference)
+    )
+    room.recorder.take()
+    kl = ((log_p.exp() * (log_p - log_q)).sum(-1) * alive).sum(-1)
+    return float(count.sum(-1).mean()), float(kl.mean())
+
+
+@torch.no_grad()
+def baselines(seed: int) -> dict[str, float]:
+    """AUC of scores that need no training: the bound, the reference's entropy, MaPO's groups, chance."""
+    room = lab(seed)
+    ids, labels, planted = batch_of(room.tokenizer, room.held_out)
+    attention = (ids != room.tokenizer.pad_token_id).long()
+    seen = room.reference(ids, attention_mask=attention, output_hidden_states=True)
+    on, recordings = labels[:, 1:] != IGNORE_INDEX, room.recorder.take()
+    log_q = torch.log_softmax(seen.logits[:, :-1], -1)
+    scores = {"entropy": -(log_q.exp() * log_q).sum(-1)}
+    scores["chance"] = torch.rand(on.shape, generator=torch.Generator().manual_seed(seed))
+    for groups in (*((group,) for group in GROUPS), GROUPS):
+        kept = {name: value for name, value in recordings.items() if name.split(".")[0] in groups}
+        scores["mapo " + ("all" if groups == GROUPS else groups[0])] = activation_mask(kept, on)
+    found = {
+        name: language.auc(value[on].tolist(), planted[:, 1:][on].tolist()) for name, value in scores.items()
+    }
+    return {"attainable": language.attainable_auc(room.held_out), **found}
+
+
+def load(path: Path) -> list[dict[str, str]]:
+    """Rows of the CSV, if it is there."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def save(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write the CSV atomically."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(names)]
+    lines += [",".join(str(row.get(name, "")) for name in names) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def cell(rows: list[dict[str, str]], field: str) -> str:
+    """Mean and, over seeds, standard deviation of a field."""
+    values = [float(row[field]) for row in rows if row.get(field) not in ("", "nan", None)]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown tables: losses and masks, then scores without training."""
+    names = [name for name in RUNS if any(row["run"] == name for row in rows)]
+    seeds = len({row["seed"] for row in rows})
+    lines = [f"Mean ± standard deviation over {seeds} seeds.", ""]
+    lines += ["| run | " + " | ".join(field.replace("_", " ") for field in FIELDS) + " |"]
+    lines += ["| --- |" + " --- |" * len(FIELDS)]
+    for name in names:
+        mine = [row for row in rows if row["run"] == name]
+        lines.append(f"| {name} | " + " | ".join(cell(mine, field) for field in FIELDS) + " |")
+    lines += ["", "| score, no training of masks | AUC of planted tokens |", "| --- | --- |"]
+    base = [row for row in rows if row["run"] == "baselines"]
+    fields = [
+        f for f in (base[0] if base else {}) if f.startswith("base ") and any(row.get(f) for row in base)
+    ]
+    lines += [f"| {field.removeprefix('base ')} | {cell(base, field)} |" for field in fields]
+    dpo = [row for row in rows if row["run"] == "dpo beta 0.5"]
+    lines.append(
+        f"| absolute log-ratio of a policy trained with dpo, beta 0.5 | {cell(dpo, 'log_ratio_auc')} |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="CSV of results; finished runs are kept")
+    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="rows to run; default all")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = load(arguments.out)
+    wanted = [name for name in (*RUNS, "baselines") if not arguments.only or name in arguments.only]
+    done = {(row["run"], row["seed"]) for row in rows}
+    todo = [
+        (name, seed) for seed in range(arguments.seeds) for name in wanted if (name, str(seed)) not in done
+    ]
+    for name, seed in tqdm(todo, desc="planted"):
+        started = time.monotonic()
+        if name == "baselines":
+            found = {f"base {key}": value for key, value in baselines(seed).items()}
+        else:
+            found = run(name, seed)
+        seconds = f"{time.monotonic() - started:.1f}"
+        values = {key: f"{value:.5f}" for key, value in found.items()}
+        rows.append({"run": name, "seed": str(seed), "seconds": seconds, **values})
+        save(arguments.out, rows)
+    if arguments.table:
+        write_text(arguments.table, table(rows))
+
+
+if __name__ == "__main__":
+    main()

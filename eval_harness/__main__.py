@@ -1,0 +1,7 @@
+"""`python -m eval_harness`: what `accelerate launch -m` starts."""
+
+import sys
+
+from eval_harness.cli import main
+
+sys.exit(main())

@@ -1,0 +1,217 @@
+"""eval-harness run | validate | ls | meta. Exit codes: 0 done, 2 bad or missing input (one line)."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from eval_harness.checkpoint import identity, resolve
+from eval_harness.data import load_mapping
+from eval_harness.errors import UserError
+from eval_harness.presets import load_preset, preset_names
+from eval_harness.registry import names
+from eval_harness.runner import Request, default_cache, parse_suites, run, validate
+from eval_harness.settings import Settings
+from eval_harness.types import SuiteResult
+
+EPILOG = (
+    "Several GPUs: accelerate launch -m eval_harness run ..., or --backend vllm with --tensor-parallel; many "
+)
+EPILOG += "machines: --backend vllm --executor ray."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """One line instead of argparse's usage text."""
+        raise UserError(message, remedy=f"{self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="eval-harness", description=__doc__, epilog=EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    for name, text in (("run", "measure a model"), ("validate", "check everything, generate nothing")):
+        sub = commands.add_parser(name, help=text, epilog=EPILOG)
+        _add_model(sub, required=name == "run")
+        _add_what(sub, required=name == "run")
+        _add_how(sub)
+    ls = commands.add_parser("ls", help="list suites and presets")
+    ls.add_argument("--tasks", action="store_true", help="also list every task")
+    meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
+    meta.add_argument("model")
+    meta.add_argument("--base", help="folder of a LoRA adapter's base model")
+    meta.add_argument("--tokenizer")
+    return parser
+
+
+def _add_model(sub: argparse.ArgumentParser, required: bool) -> None:
+    sub.add_argument(
+        "--model", required=required, help="Hugging Face folder, LoRA adapter folder, or http(s)://.../v1"
+    )
+    sub.add_argument(
+        "--baseline", help="a second model, measured with the same prompts; reused across candidates"
+    )
+    sub.add_argument("--base", help="folder of a LoRA adapter's base model")
+    sub.add_argument("--tokenizer", help="folder of the tokenizer (required for a completions endpoint)")
+    sub.add_argument(
+        "--model-id", help="name of the exact weights behind an endpoint: its identity in the cache"
+    )
+    sub.add_argument("--endpoint", choices=("completions", "chat"), default="completions")
+
+
+def _add_what(sub: argparse.ArgumentParser, required: bool) -> None:
+    sub.add_argument(
+        "--suites", default="reasoning", help="e.g. reasoning, reasoning:quick, reasoning:my.yaml"
+    )
+    sub.add_argument("--tasks", help="comma-separated tasks or groups of the preset; default all")
+    sub.add_argument("--limit", type=int, help="at most this many documents per task")
+    sub.add_argument("--data", type=Path, help="MAPPING.yaml: local files instead of the hub")
+    sub.add_argument("--out", type=Path, required=required)
+    sub.add_argument("--overwrite", action="store_true", help="replace another run's result in --out")
+    sub.add_argument("--cache", type=Path, help="answers and finished runs; default $EVAL_HARNESS_CACHE")
+    sub.add_argument("--no-cache", action="store_true", help="keep nothing: no resume, no reuse")
+    sub.add_argument(
+        "--punkt-standin", action="store_true", help="IFEval without NLTK's data, not comparable"
+    )
+    sub.add_argument("--offline", action="store_true", help="never ask the hub")
+
+
+def _add_how(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--backend", default="hf", help="hf (default) or vllm")
+    sub.add_argument("--dtype", default="auto")
+    sub.add_argument("--device", default="auto")
+    sub.add_argument("--batch-size", default="8", help="integer, or auto")
+    sub.add_argument("--max-length", type=int, help="context length in tokens; default the model's")
+    sub.add_argument("--chat-template", action="store_true", help="apply the tokenizer's chat template")
+    sub.add_argument("--singleturn", action="store_true", help="few-shot examples in one user turn")
+    sub.add_argument("--tensor-parallel", type=int, default=1, help="GPUs per replica")
+    sub.add_argument("--data-parallel", type=int, default=1, help="replicas (vllm, through Ray)")
+    sub.add_argument("--executor", choices=("mp", "ray"), help="vllm's distributed executor")
+    sub.add_argument("--concurrency", type=int, default=1, help="parallel calls to an endpoint")
+    sub.add_argument("--allow-truncation", action="store_true", help="cut prompts that exceed the context")
+    sub.add_argument("--seed", type=int, help="one seed for everything; default lm-eval's seeds")
+    sub.add_argument(
+        "--generation",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override, e.g. max_gen_toks=64",
+    )
+    sub.add_argument(
+        "--engine", action="append", default=[], metavar="KEY=VALUE", help="passed to the backend"
+    )
+
+
+def pairs(items: list[str], flag: str) -> dict[str, Any]:
+    """KEY=VALUE strings to a dict, values read as YAML. Raises UserError naming the flag."""
+    import yaml
+
+    found = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(flag, got=item, expected="KEY=VALUE")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Engine and generation settings of a command line."""
+    given: dict[str, Any] = {}
+    if args.seed is not None:
+        given["seeds"] = dict.fromkeys(Settings().seeds, args.seed)
+    return Settings(
+        backend=args.backend,
+        dtype=args.dtype,
+        device=args.device,
+        batch_size=args.batch_size,
+        limit_context=args.max_length,
+        chat_template=args.chat_template,
+        multiturn=not args.singleturn,
+        tensor_parallel=args.tensor_parallel,
+        data_parallel=args.data_parallel,
+        executor=args.executor,
+        endpoint=args.endpoint,
+        concurrency=args.concurrency,
+        allow_truncation=args.allow_truncation,
+        generation=pairs(args.generation, "--generation"),
+        engine=pairs(args.engine, "--engine"),
+        **given,
+    ).checked()
+
+
+def request_from(args: argparse.Namespace) -> Request:
+    """Resolve names and files of a command line; touches no model."""
+    tasks = [t.strip() for t in args.tasks.split(",")] if args.tasks else None
+    presets = parse_suites(args.suites, tasks, args.limit)
+    mapping = load_mapping(args.data) if args.data else None
+    everything_local = mapping is not None and all(mapping.splits(t) for p in presets for t in p.tasks())
+    if args.offline or everything_local:
+        # Read by huggingface_hub and datasets when they are imported, which has not happened yet.
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    return Request(
+        model=resolve(args.model, args.base, args.tokenizer, args.model_id) if args.model else None,
+        baseline=resolve(
+            args.baseline, None, args.tokenizer if "://" in args.baseline else None, args.model_id
+        )
+        if args.baseline
+        else None,
+        presets=presets,
+        settings=settings_from(args),
+        out=args.out,
+        mapping=mapping,
+        cache=None if args.no_cache else args.cache or default_cache(),
+        punkt_standin=args.punkt_standin,
+        overwrite=args.overwrite,
+    )
+
+
+def _print_result(result: SuiteResult) -> None:
+    counts = ", ".join(f"{k} {v}" for k, v in result.counts.items())
+    print(f"{result.suite}:{result.preset} v{result.preset_version}  {result.model.label}  {counts}")
+    for score in result.scores:
+        if score.normalised is not None or score.task.startswith("group:"):
+            error = "" if score.stderr is None else f" +- {score.stderr:.4f}"
+            flag = "" if score.comparable else "  not comparable"
+            print(f"  {score.task:<52} {score.metric:<30} {score.value:.4f}{error}  n={score.n}{flag}")
+    for note in result.notes:
+        print(f"  note: {note}")
+
+
+def _ls(with_tasks: bool) -> None:
+    import eval_harness.suites  # noqa: F401 - registers the suites
+
+    for suite in names():
+        for name in preset_names(suite):
+            preset = load_preset(name)
+            print(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
+            for task, group in preset.tasks().items() if with_tasks else ():
+                print(f"  {task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}")
+
+
+def dispatch(argv: list[str] | None) -> None:
+    """Run one command; mistakes are raised as UserError."""
+    args = build_parser().parse_args(argv)
+    if args.command == "ls":
+        _ls(args.tasks)
+    elif args.command == "meta":
+        print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
+    elif args.command == "validate":
+        print("\n".join(validate(request_from(args))))
+    else:
+        for result in run(request_from(args)):
+            _print_result(result)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    logging.basicConfig(level=os.environ.get("EVAL_HARNESS_LOG", "ERROR"))
+    try:
+        dispatch(argv)
+    except UserError as error:
+        print(f"eval-harness: {error}", file=sys.stderr)
+        return 2
+    return 0

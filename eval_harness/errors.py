@@ -1,0 +1,27 @@
+"""The one error a user sees: what is wrong, what was got, what was expected, what to do."""
+
+
+class UserError(Exception):
+    """A mistake in the input that the user can repair; printed as one line, exit code 2, no traceback."""
+
+    def __init__(self, what: str, *, got: object = "", expected: object = "", remedy: str = "") -> None:
+        """Build the one-line message.
+
+        Args:
+          what: what is wrong, in plain words.
+          got: the offending value.
+          expected: what would have been accepted.
+          remedy: the command or edit that repairs it.
+        """
+        parts = [what]
+        parts += [f"got: {got}"] if got != "" else []
+        parts += [f"expected: {expected}"] if expected != "" else []
+        parts += [f"remedy: {remedy}"] if remedy else []
+        # Upstream messages may span lines; the contract is one line per mistake.
+        super().__init__(" ".join("; ".join(parts).split()))
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Shorten an upstream exception to `Type: first line` for use as a `got` value."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}"[:limit]

@@ -1,0 +1,54 @@
+"""A model's view of a batch of pairs, in the form the core wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
+
+
+class ModelOutput(NamedTuple):
+    """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities.
+
+    Attributes:
+      logits: [2 * pairs, seq, vocab], chosen rows first.
+      labels: response token ids, -100 elsewhere, [2 * pairs, seq].
+      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
+      token_ids: input tokens, [2 * pairs, seq].
+      activations: feature means of the recorded sites, each [2 * pairs, seq]; empty if not asked for.
+      indices: dataset index of every pair.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    hidden_states: tuple[Tensor, ...]
+    token_ids: Tensor
+    activations: dict[str, Tensor]
+    indices: list[int]
+
+
+def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
+    """Token ids on response tokens, -100 on prompt and padding, [rows, seq]."""
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    lengths = torch.tensor([int(length) for length in prompt_lengths], device=ids.device)
+    response = attention.bool() & (positions >= lengths[:, None])
+    return ids.masked_fill(~response, IGNORE_INDEX)
+
+
+def unpack(value: Tensor, attention: Tensor) -> Tensor:
+    """Spread packed values [1, tokens, ...] over [rows, seq, ...] by the attention mask."""
+    rows, length = attention.shape
+    index = attention.flatten().nonzero().squeeze(-1)
+    out = value.new_zeros((rows * length, *value.shape[2:])).index_copy(0, index, value[0])
+    return out.view(rows, length, *value.shape[2:])
+
+
+def negative_log_likelihood(output: ModelOutput) -> Tensor:
+    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
+    pairs = len(output.labels) // 2
+    stats = token_stats(output.logits[:pairs], None, output.labels[:pairs], with_kl=False)
+    return -(stats.policy_logps.sum(-1) / stats.response_mask.sum(-1)).mean()

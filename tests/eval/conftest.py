@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from eval_harness import engines
+
+from . import tiny
+
+REPO = Path(__file__).resolve().parents[2]
+BBH = "leaderboard_bbh_boolean_expressions"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_and_local(tmp_path_factory):
+    """No hub, one thread, and datasets' cache in a temporary folder."""
+    pytest.importorskip("lm_eval", reason="the eval extra is not installed: pip install -e '.[eval]'")
+    import datasets
+    import torch
+
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    torch.set_num_threads(1)
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="session")
+def model_a(tmp_path_factory):
+    return tiny.make_model(tmp_path_factory.mktemp("models") / "a", seed=0, template=True)
+
+
+@pytest.fixture(scope="session")
+def model_b(tmp_path_factory):
+    return tiny.make_model(tmp_path_factory.mktemp("models") / "b", seed=1, template=True)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    return tiny.make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The shared sample data: SPARSEPO_SHARED, else ../shared beside the repository."""
+    folder = Path(os.environ.get("SPARSEPO_SHARED", REPO.parent / "shared")) / "data" / "eval"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder} (set SPARSEPO_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path, data):
+    """Run the command line in this process: cli("--model", ...) with a fresh cache; returns the exit code."""
+    from eval_harness.cli import main
+
+    def call(*args, command="run", cache=tmp_path / "cache", mapping=data, out=tmp_path / "out"):
+        fixed = ["--data", mapping, "--cache", cache, "--out", out, "--device", "cpu", "--punkt-standin"]
+        return main([command, *map(str, fixed), *map(str, args)])
+
+    return call
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Any attempt to load a model fails the test."""
+
+    def refuse(*_):
+        raise AssertionError("a model was loaded")
+
+    return lambda: monkeypatch.setattr(engines, "load_engine", refuse)

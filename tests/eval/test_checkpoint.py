@@ -1,0 +1,130 @@
+"""Identity is content: it follows the files, not their place; broken files are noticed unloaded."""
+
+import json
+import shutil
+
+import pytest
+
+from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.errors import UserError
+from eval_harness.settings import Settings, namespace
+
+from . import tiny
+
+
+@pytest.fixture
+def copy(model_a, tmp_path):
+    return shutil.copytree(model_a, tmp_path / "copy")
+
+
+def flip_last_byte(path):
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_copy_is_the_same_model(model_a, copy):
+    one, two = identity(resolve(str(model_a))), identity(resolve(str(copy)))
+    assert one.to_json() | {"label": ""} == two.to_json() | {"label": ""}
+    assert namespace(one, Settings(), {}) == namespace(two, Settings(), {})
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("model.safetensors", "weights"),
+        ("config.json", "weights"),
+        ("tokenizer.json", "tokenizer"),
+        ("chat_template.jinja", "chat_template"),
+    ],
+)
+def test_one_changed_byte_is_another_model(model_a, copy, file, field):
+    if file.endswith(".json"):
+        (copy / file).write_text((copy / file).read_text() + " ")
+    else:
+        flip_last_byte(copy / file)
+    before, after = identity(resolve(str(model_a))), identity(resolve(str(copy)))
+    assert getattr(before, field) != getattr(after, field)
+
+
+def test_settings_change_the_namespace(model_a):
+    model = identity(resolve(str(model_a)))
+    installed = {"lm_eval": "0.4.13", "torch": "2", "transformers": "5"}
+    variants = [
+        Settings(),
+        Settings(dtype="bfloat16"),
+        Settings(chat_template=True),
+        Settings(batch_size="4"),
+        Settings(backend="vllm"),
+        Settings(limit_context=512),
+        Settings(device="cuda"),
+        Settings(seeds=dict.fromkeys(Settings().seeds, 7)),
+        Settings(engine={"softmax_dtype": "float32"}),
+        Settings(tensor_parallel=2),
+    ]
+    keys = [namespace(model, s, installed) for s in variants]
+    keys += [namespace(model, Settings(), {**installed, name: "9"}) for name in installed]
+    assert len(set(keys)) == len(keys)
+
+
+def test_truncated_weights_are_corrupt(copy):
+    raw = (copy / "model.safetensors").read_bytes()
+    for cut in (len(raw) - 1, len(raw) // 2, 100, 4, 0):
+        (copy / "model.safetensors").write_bytes(raw[:cut])
+        with pytest.raises(UserError, match="corrupt weights"):
+            identity(resolve(str(copy)))
+
+
+def test_missing_shard_is_named(copy):
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (copy / "model.safetensors").rename(copy / "model-1.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model-2.safetensors"):
+        identity(resolve(str(copy)))
+
+
+def test_folders_without_weights_config_or_tokenizer(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no weights"):
+        identity(resolve(str(copy)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no such model"):
+        identity(resolve(str(tmp_path / "empty")))
+    with pytest.raises(UserError, match="no such model"):
+        resolve(str(tmp_path / "nowhere"))
+
+
+def test_adapter_is_told_apart_and_hashed_with_its_base(model_a, model_b, tmp_path):
+    adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
+    ref = resolve(str(adapter))
+    assert (ref.kind, ref.path, ref.adapter) == ("lora", model_a, adapter)
+    on_a, on_b = identity(ref), identity(resolve(str(adapter), base=str(model_b)))
+    plain = identity(resolve(str(model_a)))
+    assert on_a.weights == plain.weights
+    assert on_a.adapter is not None
+    assert on_a.adapter == on_b.adapter
+    keys = {namespace(m, Settings(), {}) for m in (on_a, on_b, plain)}
+    assert len(keys) == 3
+
+
+def test_adapter_whose_base_is_elsewhere(model_a, tmp_path):
+    adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "org/model"})
+    )
+    with pytest.raises(UserError, match="--base"):
+        resolve(str(adapter))
+
+
+def test_endpoints_differ_by_address_and_id():
+    refs = [("http://h/v1", "a"), ("http://h/v1", "b"), ("http://g/v1", "a")]
+    found = {identity(resolve(url, model_id=name)).weights for url, name in refs}
+    assert len(found) == 3
+
+
+def test_chat_template_is_found_in_both_places(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}))
+    assert chat_template(tmp_path) == "x"
+    (tmp_path / "chat_template.jinja").write_text("y")
+    assert chat_template(tmp_path) == "y"
