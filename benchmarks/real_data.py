@@ -127,7 +127,8 @@ def train(name: str, processes: int, out: Path, arguments: argparse.Namespace) -
 
 def _step_seconds(log: Path) -> float:
     """Mean seconds per step as the trainer's last progress bar of an epoch shows it."""
-    found = re.findall(rb"100%\|[^|]*\| (\d+)/\d+ \[(\d+):(\d+)(?::(\d+))?<", log.read_bytes())
+    # The first full bar of the last epoch: later redraws of it include the evaluation.
+    found = re.findall(rb"Train step[^|]*100%\|[^|]*\| (\d+)/\d+ \[(\d+):(\d+)(?::(\d+))?<", log.read_bytes())
     counts = [(int(n), [int(part) for part in parts if part]) for n, *parts in found]
     steps, clock = max(counts, key=lambda item: item[0])
     return sum(value * 60**power for power, value in enumerate(reversed(clock))) / steps
