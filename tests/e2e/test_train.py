@@ -36,7 +36,8 @@ def scalars(folder: Path) -> dict[str, list[float]]:
     """Read the scalars that TensorBoard was given."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = folder.rglob("events.out.tfevents.*")
+    # The run repeated from its own configuration logs to the same folder: the first file is the first run's.
+    events = min(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
     reader = EventAccumulator(str(events)).Reload()
     return {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
