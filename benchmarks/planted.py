@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import io
 import itertools
 import statistics
 import time
@@ -337,9 +338,11 @@ def load(path: Path) -> list[dict[str, str]]:
 def save(path: Path, rows: list[dict[str, str]]) -> None:
     """Write the CSV atomically."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [",".join(names)]
-    lines += [",".join(str(row.get(name, "")) for name in names) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def cell(rows: list[dict[str, str]], field: str) -> str:
