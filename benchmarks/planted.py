@@ -379,13 +379,20 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def publish(path: Path, text: str) -> None:
+    """Put the tables between the markers of a document, or make it."""
+    begin, end = "<!-- planted:begin -->", "<!-- planted:end -->"
+    old = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
+    write_text(path, f"{old.split(begin)[0]}{begin}\n\n{text}\n{end}{old.split(end)[1]}")
+
+
 def main() -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="CSV of results; finished runs are kept")
-    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--table", type=Path, help="Markdown file whose tables are rewritten")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", help="rows to run; default all")
     arguments = parser.parse_args()
@@ -407,7 +414,7 @@ def main() -> None:
         rows.append({"run": name, "seed": str(seed), "seconds": seconds, **values})
         save(arguments.out, rows)
     if arguments.table:
-        write_text(arguments.table, table(rows))
+        publish(arguments.table, table(rows))
 
 
 if __name__ == "__main__":

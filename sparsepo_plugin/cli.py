@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ls.add_argument(
         "--sites", metavar="MODEL", help="list where MaPO records this model's activations instead"
     )
-    ls.add_argument("--readme", type=Path, help="rewrite the table between this file's markers instead")
+    ls.add_argument(
+        "--readme", type=Path, nargs="+", help="rewrite the tables between these files' markers instead"
+    )
     demo = commands.add_parser("demo", help="train a tiny model on generated data with planted tokens")
     demo.add_argument("--out", default="runs/demo", help="output folder")
     demo.add_argument("--seed", type=int, default=0)
@@ -97,12 +99,13 @@ def _demo(out: str, seed: int) -> None:
     run.demo(out, seed)
 
 
-def _list(model: str | None, readme: Path | None) -> None:
+def _list(model: str | None, readme: list[Path] | None) -> None:
     if model:
         from sparsepo_plugin.adapters.sites import describe_sites
 
         print(describe_sites(model))
     elif readme:
-        loss_table.rewrite(readme)
+        for document in readme:
+            loss_table.rewrite(document)
     else:
         print(loss_table.as_text())

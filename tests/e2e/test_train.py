@@ -109,6 +109,12 @@ def test_every_step_has_a_line_with_every_metric(main_run):
         assert line["margin"] == pytest.approx(line["chosen_rewards"] - line["rejected_rewards"], abs=1e-5)
 
 
+def test_every_metric_is_documented(main_run):
+    documented = (Path(__file__).parents[2] / "docs/files.md").read_text(encoding="utf-8")
+    for line in (*main_run.lines("train"), *main_run.lines("eval")):
+        assert all(f"`{name}`" in documented for name in line), sorted(line)
+
+
 def test_evaluation_logs_the_same_metrics_before_and_during_training(main_run):
     lines = main_run.lines("eval")
     assert [line["step"] for line in lines] == [0, 3, 6]
