@@ -19,21 +19,27 @@ class Words:
         return " ".join(f"w{number}" for number in ids)
 
 
-def test_a_new_run_empties_the_metrics_and_a_resumed_one_goes_on(tmp_path):
+def test_a_new_run_empties_the_metrics_and_a_resumed_one_goes_on_where_its_checkpoint_was(tmp_path):
     log = RunLog(tmp_path, active=True)
-    for resumed, want in ((False, 1), (True, 2), (False, 1)):
-        log.start("a: 1\n", {"loss": "dpo"}, 2, resumed=resumed)
-        log.metrics(3, "train", {"loss": float("nan"), "accuracy": 0.5})
-        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-        assert len(lines) == want
-    assert json.loads(lines[0]) == {"step": 3, "split": "train", "loss": None, "accuracy": 0.5}
-    assert (tmp_path / "sparsepo_config.yaml").read_text() == "a: 1\n"
+    log.start("a: 1\n", {"loss": "dpo"}, 2, step=0)
+    for step in (1, 2, 3):
+        log.metrics(step, "train", {"loss": float("nan"), "accuracy": 0.5})
+    log.metrics(2, "eval", {"loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "spl')  # a kill cut this line off
+    log.start("a: 1\n", {"loss": "dpo"}, 2, step=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [(1, "train"), (2, "train"), (2, "eval")]
+    assert lines[0] == {"step": 1, "split": "train", "loss": None, "accuracy": 0.5}
+    log.start("a: 2\n", {"loss": "dpo"}, 2, step=0)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert (tmp_path / "sparsepo_config.yaml").read_text() == "a: 2\n"
     assert json.loads((tmp_path / "sparsepo_run.json").read_text())["processes"] == 2
 
 
 def test_only_the_first_process_writes(tmp_path):
     log = RunLog(tmp_path, active=False)
-    log.start("a: 1\n", {}, 2, resumed=False)
+    log.start("a: 1\n", {}, 2, step=0)
     log.metrics(1, "train", {"loss": 1.0})
     assert not list(tmp_path.iterdir())
 
