@@ -1,0 +1,25 @@
+"""The two launches that the tests of modes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mode_runs
+import pytest
+from training import Inputs, Run, run_many
+
+WORKER = Path(__file__).with_name("train_recording.py")
+
+
+@pytest.fixture(scope="session")
+def one_process(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Runs of one process, by name."""
+    mode_runs.write_models(inputs.root)
+    return run_many(tmp_path_factory.mktemp("modes-one"), mode_runs.single_runs(inputs), worker=WORKER)
+
+
+@pytest.fixture(scope="session")
+def two_processes(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Runs of two processes, by name."""
+    folder = tmp_path_factory.mktemp("modes-two")
+    return run_many(folder, mode_runs.double_runs(inputs), processes=2, worker=WORKER)
