@@ -40,9 +40,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Rewrite the README's table of losses from the registry.
+# Rewrite the tables of losses and options from the registry.
 docs: install
-	$(BIN)/sparsepo ls --readme README.md
+	$(BIN)/sparsepo ls --readme README.md docs/options.md
 
 # Build the wheel and test it from another folder, without the source tree in sight.
 wheel-test: install

@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import io
+import itertools
 import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -29,12 +31,19 @@ from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.masks.activation import activation_mask
+from sparsepo_plugin.masks.learned import INITIALISATIONS
 from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
-from sparsepo_plugin.types import ReferenceState
+from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
 
-TRAIN, HELD_OUT, STEPS, BATCH, SAMPLES, RATE = 600, 200, 120, 16, 192, 3e-4
-FAST = {"mask_lr": 1e-2}
-LEARNED = {**FAST, "reward_l1": 3e-3, "kl_l1": 3e-3}
+TRAIN, HELD_OUT, STEPS, BATCH, SAMPLES, RATE = 600, 200, 180, 16, 192, 3e-4
+# Samples are drawn at these steps, so that losses can be compared at equal distance from the reference.
+SAMPLED_AT = (20, 45, 90, 180)
+NATS = (0.5, 1.0, 2.0)
+STARTS = 200
+FAST = {"init": "unit", "mask_lr_scale": 30.0}
+L1 = {"reward_l1": 3e-3, "kl_l1": 3e-3}
+LEARNED = {**FAST, **L1}
+NORMALISED = {**FAST, "normalise": "mean"}
 # name: (loss, beta, options). Masks are compared at one beta; losses at two.
 UNMASKED = ("dpo", "cdpo", "ipo", "tdpo1", "tdpo2", "dpop", "mapo")
 RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
@@ -42,30 +51,64 @@ RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
     **{f"simpo beta {beta}": ("simpo", beta, {}) for beta in (2.0, 10.0)},
     "sparsepo beta 0.1": ("sparsepo", 0.1, LEARNED),
     "sparsepo beta 0.5": ("sparsepo", 0.5, LEARNED),
+    "sparsepo normalised beta 0.1": ("sparsepo", 0.1, NORMALISED),
+    "sparsepo normalised beta 0.5": ("sparsepo", 0.5, NORMALISED),
+    "dpo + anchor beta 0.1": ("dpo", 0.1, {"anchor": 1.0}),
+    "dpo + anchor beta 0.5": ("dpo", 0.5, {"anchor": 1.0}),
+    "sparsepo normalised + anchor beta 0.1": ("sparsepo", 0.1, {**NORMALISED, "anchor": 1.0}),
+    "sparsepo normalised + anchor beta 0.5": ("sparsepo", 0.5, {**NORMALISED, "anchor": 1.0}),
     "paper: common": ("sparsepo", 0.5, {"preset": "paper"}),
     "paper: independent": ("sparsepo", 0.5, {"preset": "paper", "masks": "independent"}),
-    "paper + mask lr": ("sparsepo", 0.5, {"preset": "paper", **FAST}),
-    "unit": ("sparsepo", 0.5, {}),
-    "unit + mask lr": ("sparsepo", 0.5, FAST),
-    "unit + mask lr + L1": ("sparsepo", 0.5, LEARNED),
-    "... independent": ("sparsepo", 0.5, {**LEARNED, "masks": "independent"}),
-    "... reward only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "reward"}),
-    "... KL only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "kl"}),
-    "... last layer": ("sparsepo", 0.5, {**LEARNED, "layers": "last"}),
-    "... two-layer units": ("sparsepo", 0.5, {**LEARNED, "width": 16}),
-    "... normalised": ("sparsepo", 0.5, {**FAST, "normalise": "mean"}),
-    "... floor 0.1": ("sparsepo", 0.5, {**LEARNED, "floor": 0.1}),
-    "... top 30 %": ("sparsepo", 0.5, {**FAST, "top": 0.3}),
-    "... binary": ("sparsepo", 0.5, {**LEARNED, "source": "binary"}),
-    "... after the token": ("sparsepo", 0.5, {**LEARNED, "token": "after"}),
-    "paper + after the token": ("sparsepo", 0.5, {"preset": "paper", "token": "after"}),
-    "random": ("sparsepo", 0.5, {"source": "random", "density": 0.3}),
-    "dpo + anchor 1": ("dpo", 0.5, {"anchor": 1.0}),
-    "... anchor 1": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0}),
-    "... normalised, anchor 1": ("sparsepo", 0.5, {**FAST, "normalise": "mean", "anchor": 1.0}),
-    "... anchor 1, complement": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0, "anchor_weight": "complement"}),
+    "paper, mask lr x 30": ("sparsepo", 0.5, {"preset": "paper", "mask_lr_scale": 30.0}),
+    "paper, after the token": ("sparsepo", 0.5, {"preset": "paper", "token": "after"}),
+    "unit": ("sparsepo", 0.5, {"init": "unit"}),
+    "unit, mask lr x 10": ("sparsepo", 0.5, {"init": "unit", "mask_lr_scale": 10.0}),
+    "unit, mask lr x 30 (F)": ("sparsepo", 0.5, FAST),
+    "F, L1 (FL)": ("sparsepo", 0.5, LEARNED),
+    "FL, independent": ("sparsepo", 0.5, {**LEARNED, "masks": "independent"}),
+    "FL, reward only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "reward"}),
+    "FL, KL only": ("sparsepo", 0.5, {**LEARNED, "mask_on": "kl"}),
+    "FL, last layer": ("sparsepo", 0.5, {**LEARNED, "layers": "last"}),
+    "FL, first layer": ("sparsepo", 0.5, {**LEARNED, "layers": "0"}),
+    "FL, two-layer units": ("sparsepo", 0.5, {**LEARNED, "width": 16}),
+    "FL, sigmoid": ("sparsepo", 0.5, {**LEARNED, "mixer_activation": "sigmoid"}),
+    "FL, softplus": ("sparsepo", 0.5, {**LEARNED, "mixer_activation": "softplus"}),
+    "FL, floor 0.1": ("sparsepo", 0.5, {**LEARNED, "floor": 0.1}),
+    "FL, binary": ("sparsepo", 0.5, {**LEARNED, "source": "binary"}),
+    "FL, after the token": ("sparsepo", 0.5, {**LEARNED, "token": "after"}),
+    "F, top 30 %": ("sparsepo", 0.5, {**FAST, "top": 0.3}),
+    "F, normalised (FN)": ("sparsepo", 0.5, NORMALISED),
+    "FN, independent": ("sparsepo", 0.5, {**NORMALISED, "masks": "independent"}),
+    "FN, L1": ("sparsepo", 0.5, {**NORMALISED, **L1}),
+    "FN, after the token": ("sparsepo", 0.5, {**NORMALISED, "token": "after"}),
+    "FN, mask lr x 10": ("sparsepo", 0.5, {**NORMALISED, "mask_lr_scale": 10.0}),
+    "FN, anchor": ("sparsepo", 0.5, {**NORMALISED, "anchor": 1.0}),
+    "FN, anchor on the complement": (
+        "sparsepo", 0.5, {**NORMALISED, "anchor": 1.0, "anchor_weight": "complement"}
+    ),
+    "FL, anchor": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0}),
+    "random 30 %": ("sparsepo", 0.5, {"source": "random", "density": 0.3}),
+    "uniform (= tdpo1)": ("sparsepo", 0.5, {"source": "uniform"}),
 }  # fmt: skip
-FIELDS = ("accuracy", "accuracy_unmasked", "auc", "sparsity", "dead", "shift", "sampled_kl", "sequence_kl")
+LOSS_FIELDS = {
+    "accuracy": "accuracy",
+    "accuracy_unmasked": "accuracy, masks removed",
+    **{f"shift_at_{nats}": f"shift at {nats:g} nats" for nats in NATS},
+    "shift": "shift at the end",
+    "sampled_kl": "nats at the end",
+    "sequence_kl": "KL(ref, policy) at the end",
+    "log_ratio_auc": "AUC of abs. log-ratio",
+}
+MASK_FIELDS = {
+    "auc": "AUC of the mask",
+    "sparsity": "zeros",
+    "dead": "dead",
+    "accuracy": "accuracy",
+    "accuracy_unmasked": "accuracy, masks removed",
+    "shift_at_1.0": "shift at 1 nat",
+    "shift": "shift at the end",
+    "sampled_kl": "nats at the end",
+}
 
 
 class Lab(NamedTuple):
@@ -113,89 +156,129 @@ def batch_of(tokenizer: PreTrainedTokenizerFast, pairs: list[language.Pair]) -> 
     )
 
 
-def evaluate(
-    room: Lab,
-    objective: Objective,
-    masks: torch.nn.Module,
-    policy: PreTrainedModel,
-    pairs: list[language.Pair],
-) -> Any:
-    """Statistics, masks, loss output and planted flags of a batch of pairs."""
+class Batch(NamedTuple):
+    """What one forward pass over a batch of pairs gives; ``planted`` is [2 * pairs, seq - 1]."""
+
+    stats: TokenStats
+    masks: Masks
+    output: LossOutput
+    planted: Tensor
+
+
+class Experiment(NamedTuple):
+    """A row of RUNS under way."""
+
+    room: Lab
+    objective: Objective
+    beta: float
+    masks: nn.Module
+    policy: PreTrainedModel
+    seed: int
+
+
+def evaluate(test: Experiment, pairs: list[language.Pair]) -> Batch:
+    """Run both models on a batch of pairs."""
+    room = test.room
     ids, labels, planted = batch_of(room.tokenizer, pairs)
     attention = (ids != room.tokenizer.pad_token_id).long()
     with torch.no_grad():
         seen = room.reference(ids, attention_mask=attention, output_hidden_states=True)
-    logits = policy(ids, attention_mask=attention).logits
+    logits = test.policy(ids, attention_mask=attention).logits
     stats = token_stats(logits, seen.logits, labels)
     state = ReferenceState(tuple(seen.hidden_states[1:]), stats.response_mask, ids, room.recorder.take())
-    found = masks(state)
-    beta = objective_beta[objective.loss.name]
-    return stats, found, objective.evaluate(stats, found, beta), planted[:, 1:], state
+    masks = test.masks(state)
+    return Batch(stats, masks, test.objective.evaluate(stats, masks, test.beta), planted[:, 1:])
 
 
-objective_beta: dict[str, float] = {}
+def prepare(name: str, seed: int) -> Experiment:
+    """Build policy and masks of a row of RUNS."""
+    loss_name, beta, given = RUNS[name]
+    room, loss = lab(seed), registry.get(loss_name)
+    objective = Objective(loss, loss.options.build(given), reference_shape(room.reference.config))
+    policy = tiny.build_model(room.tokenizer, seed=seed)
+    policy.load_state_dict(room.reference.state_dict())
+    policy.requires_grad_(True)
+    return Experiment(room, objective, beta, objective.build_masks(seed), policy, seed)
 
 
 def run(name: str, seed: int) -> dict[str, float]:
     """Train one row with one seed and measure it."""
-    loss_name, beta, given = RUNS[name]
-    room, loss = lab(seed), registry.get(loss_name)
-    objective = Objective(loss, loss.options.build(given), reference_shape(room.reference.config))
-    objective_beta[loss_name] = beta
-    policy = tiny.build_model(room.tokenizer, seed=seed)
-    policy.load_state_dict(room.reference.state_dict())
-    policy.requires_grad_(True).train()
-    masks = objective.build_masks(seed)
-    groups: list[dict[str, Any]] = [{"params": list(policy.parameters()), "lr": RATE, "weight_decay": 0.0}]
-    if any(True for _ in masks.parameters()):
-        rate, decay = objective.options.mask_learning_rate(RATE), objective.options.mask_decay()
-        groups.append({"params": list(masks.parameters()), "lr": rate, "weight_decay": decay})
+    test = prepare(name, seed)
+    groups: list[dict[str, Any]] = [
+        {"params": list(test.policy.parameters()), "lr": RATE, "weight_decay": 0.0}
+    ]
+    if any(True for _ in test.masks.parameters()):
+        options = test.objective.options
+        rate, decay = options.mask_learning_rate(RATE), options.mask_decay()
+        groups.append({"params": list(test.masks.parameters()), "lr": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(groups)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
     generator = torch.Generator().manual_seed(seed)
     order = torch.cat([torch.randperm(TRAIN, generator=generator) for _ in range(STEPS * BATCH // TRAIN + 1)])
+    curve = []
     for step in range(STEPS):
-        pairs = [room.train[i] for i in order[step * BATCH : (step + 1) * BATCH].tolist()]
-        _, _, output, _, _ = evaluate(room, objective, masks.train(), policy, pairs)
+        pairs = [test.room.train[i] for i in order[step * BATCH : (step + 1) * BATCH].tolist()]
+        test.masks.train()
+        test.policy.train()
+        loss = evaluate(test, pairs).output.losses.mean()
         optimizer.zero_grad()
-        output.losses.mean().backward()
+        loss.backward()
         optimizer.step()
         warmup.step()
-    return measure(room, objective, masks.eval(), policy.eval(), beta, seed)
+        if step + 1 in SAMPLED_AT:
+            curve.append(sampled(test))
+    return measure(test) | along(curve)
+
+
+class Samples(NamedTuple):
+    """Mean of good minus bad words in samples, and KL(policy || reference) per sample in nats."""
+
+    shift: float
+    kl: float
+
+
+def along(curve: list[Samples]) -> dict[str, float]:
+    """Shift at given distances, interpolated between the sampled steps; missing beyond the last one."""
+    row = {}
+    for nats in NATS:
+        for before, after in itertools.pairwise([Samples(0.0, 0.0), *curve]):
+            if before.kl < nats <= after.kl:
+                part = (nats - before.kl) / (after.kl - before.kl)
+                row[f"shift_at_{nats}"] = before.shift + part * (after.shift - before.shift)
+                break
+    return row | {"shift": curve[-1].shift, "sampled_kl": curve[-1].kl}
 
 
 @torch.no_grad()
-def measure(
-    room: Lab, objective: Objective, masks: torch.nn.Module, policy: PreTrainedModel, beta: float, seed: int
-) -> dict[str, float]:
-    """Held-out metrics, planted AUC of the reward mask, and what samples of the policy are like."""
-    stats, found, output, planted, _ = evaluate(room, objective, masks, policy, room.held_out)
-    values = metrics.ratios(metrics.pair_metrics(stats, found, output, beta))
-    mask = found.reward_mask.float()
-    on = stats.response_mask
-    shift, kl = sampled(room, policy, seed)
+def measure(test: Experiment) -> dict[str, float]:
+    """Held-out metrics, and AUC of planted tokens of the reward mask and of the policy's log-ratio."""
+    test.masks.eval()
+    test.policy.eval()
+    stats, masks, output, planted = evaluate(test, test.room.held_out)
+    values = metrics.ratios(metrics.pair_metrics(stats, masks, output, test.beta))
+    mask, on = masks.reward_mask.float(), stats.response_mask
     row = {
         "accuracy": values["accuracy"],
         "accuracy_unmasked": values.get("accuracy_unmasked", float("nan")),
         "auc": language.auc(mask[on].tolist(), planted[on].tolist()),
         "sparsity": values["reward_mask_sparsity"],
         "dead": float(not mask[on].any()),
-        "shift": shift,
-        "sampled_kl": kl,
         "sequence_kl": (values["chosen_sequence_kl"] + values["rejected_sequence_kl"]) / 2,
     }
-    if objective.loss.name == "dpo":
+    if stats.reference_logps is not None:
         ratio = (stats.policy_logps - stats.reference_logps).abs()
         row["log_ratio_auc"] = language.auc(ratio[on].tolist(), planted[on].tolist())
     return row
 
 
-def sampled(room: Lab, policy: PreTrainedModel, seed: int) -> tuple[float, float]:
-    """Mean of good minus bad words in samples, and KL(policy || reference) per sample in nats."""
+@torch.no_grad()
+def sampled(test: Experiment) -> Samples:
+    """Sample from the policy; the KL is exact over the vocabulary along every sample."""
+    room, policy = test.room, test.policy.eval()
     tokenizer = room.tokenizer
     prompts = [room.held_out[i % HELD_OUT].prompt for i in range(SAMPLES)]
     ids = tokenizer(prompts, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    torch.manual_seed(seed)
+    torch.manual_seed(test.seed)
     texts = policy.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=40,
         pad_token_id=tokenizer.pad_token_id,
@@ -215,7 +298,7 @@ def sampled(room: Lab, policy: PreTrainedModel, seed: int) -> tuple[float, float
     )
     room.recorder.take()
     kl = ((log_p.exp() * (log_p - log_q)).sum(-1) * alive).sum(-1)
-    return float(count.sum(-1).mean()), float(kl.mean())
+    return Samples(float(count.sum(-1).mean()), float(kl.mean()))
 
 
 @torch.no_grad()
@@ -235,7 +318,13 @@ def baselines(seed: int) -> dict[str, float]:
     found = {
         name: language.auc(value[on].tolist(), planted[:, 1:][on].tolist()) for name, value in scores.items()
     }
-    return {"attainable": language.attainable_auc(room.held_out), **found}
+    states = ReferenceState(tuple(seen.hidden_states[1:]), on)
+    for start in INITIALISATIONS:
+        options = registry.get("sparsepo").options.build({"init": start})
+        shape = reference_shape(room.reference.config)
+        dead = [not options.build_masks(shape, n)(states).reward_mask[on].any() for n in range(STARTS)]
+        found[f"share of {STARTS} {start} starts that are dead"] = statistics.fmean(dead)
+    return {"attainable by a mask that reads the prefix": language.attainable_auc(room.held_out), **found}
 
 
 def load(path: Path) -> list[dict[str, str]]:
@@ -249,9 +338,11 @@ def load(path: Path) -> list[dict[str, str]]:
 def save(path: Path, rows: list[dict[str, str]]) -> None:
     """Write the CSV atomically."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [",".join(names)]
-    lines += [",".join(str(row.get(name, "")) for name in names) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def cell(rows: list[dict[str, str]], field: str) -> str:
@@ -263,27 +354,36 @@ def cell(rows: list[dict[str, str]], field: str) -> str:
     return f"{statistics.fmean(values):.2f}{spread}"
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """Markdown tables: losses and masks, then scores without training."""
-    names = [name for name in RUNS if any(row["run"] == name for row in rows)]
-    seeds = len({row["seed"] for row in rows})
-    lines = [f"Mean ± standard deviation over {seeds} seeds.", ""]
-    lines += ["| run | " + " | ".join(field.replace("_", " ") for field in FIELDS) + " |"]
-    lines += ["| --- |" + " --- |" * len(FIELDS)]
+def grid(rows: list[dict[str, str]], names: list[str], fields: dict[str, str]) -> list[str]:
+    """Markdown lines of one table."""
+    lines = ["| run | " + " | ".join(fields.values()) + " |", "| --- |" + " --- |" * len(fields)]
     for name in names:
         mine = [row for row in rows if row["run"] == name]
-        lines.append(f"| {name} | " + " | ".join(cell(mine, field) for field in FIELDS) + " |")
-    lines += ["", "| score, no training of masks | AUC of planted tokens |", "| --- | --- |"]
+        if mine:
+            lines.append(f"| {name} | " + " | ".join(cell(mine, field) for field in fields) + " |")
+    return lines
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Markdown tables: losses, masks, scores without training."""
+    masked = list(RUNS)[list(RUNS).index("paper: common") :]
+    lines = ["## Losses", "", *grid(rows, [name for name in RUNS if name not in masked], LOSS_FIELDS)]
+    lines += ["", "## Mask variants, beta 0.5", "", *grid(rows, masked, MASK_FIELDS)]
+    lines += ["", "## Scores that need no training of a mask", ""]
+    lines += ["| score | AUC of planted tokens |", "| --- | --- |"]
     base = [row for row in rows if row["run"] == "baselines"]
-    fields = [
-        f for f in (base[0] if base else {}) if f.startswith("base ") and any(row.get(f) for row in base)
-    ]
+    fields = [f for f in (base[0] if base else {}) if f.startswith("base ") and any(r.get(f) for r in base)]
     lines += [f"| {field.removeprefix('base ')} | {cell(base, field)} |" for field in fields]
     dpo = [row for row in rows if row["run"] == "dpo beta 0.5"]
-    lines.append(
-        f"| absolute log-ratio of a policy trained with dpo, beta 0.5 | {cell(dpo, 'log_ratio_auc')} |"
-    )
+    lines.append(f"| absolute log-ratio of a policy trained with dpo | {cell(dpo, 'log_ratio_auc')} |")
     return "\n".join(lines) + "\n"
+
+
+def publish(path: Path, text: str) -> None:
+    """Put the tables between the markers of a document, or make it."""
+    begin, end = "<!-- planted:begin -->", "<!-- planted:end -->"
+    old = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
+    write_text(path, f"{old.split(begin)[0]}{begin}\n\n{text}\n{end}{old.split(end)[1]}")
 
 
 def main() -> None:
@@ -292,7 +392,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="CSV of results; finished runs are kept")
-    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--table", type=Path, help="Markdown file whose tables are rewritten")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", help="rows to run; default all")
     arguments = parser.parse_args()
@@ -314,7 +414,7 @@ def main() -> None:
         rows.append({"run": name, "seed": str(seed), "seconds": seconds, **values})
         save(arguments.out, rows)
     if arguments.table:
-        write_text(arguments.table, table(rows))
+        publish(arguments.table, table(rows))
 
 
 if __name__ == "__main__":

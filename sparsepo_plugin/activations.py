@@ -126,14 +126,19 @@ def _is_norm(module: nn.Module) -> bool:
 def _block_sites(block: nn.Module, paths: dict[nn.Module, str], index: int) -> list[Site]:
     sites: list[Site] = []
     attention = [child for child in block.children() if _takes_attention_mask(child)]
+    # OPT keeps the projections of its MLP in the block itself: the last one ends the MLP.
+    loose = [child for child in block.children() if _is_projection(child)]
     for name, child in block.named_children():
         if child in attention:
             sites += _attention_sites(child, paths, index)
             sites.append(Site(f"resid.attention_{index}", paths[child]))
         elif _is_norm(child):
             sites.append(Site(f"resid.{name}_{index}", paths[child]))
+        elif child in loose[:-1]:
+            continue
         elif any(_has_matrix(part) for part in child.modules()):
-            sites += _mlp_sites(child, paths, index)
+            taken = any(site.name.startswith("mlp.") for site in sites)  # a block may hold two MLPs
+            sites.append(_mlp_site(child, paths, index, f"{name}_" if taken else ""))
             sites.append(Site(f"resid.{name}_{index}", paths[child]))
     sites.append(Site(f"resid.block_{index}", paths[block]))
     return sites
@@ -152,7 +157,7 @@ def _attention_sites(attention: nn.Module, paths: dict[nn.Module, str], index: i
     return [*sites, Site(f"attn.context_{index}", paths[output], "input")]
 
 
-def _mlp_sites(mlp: nn.Module, paths: dict[nn.Module, str], index: int) -> list[Site]:
+def _mlp_site(mlp: nn.Module, paths: dict[nn.Module, str], index: int, prefix: str) -> Site:
     projections = [m for m in mlp.modules() if _is_projection(m)]
     # Experts hold their matrices stacked in three dimensions, or one projection list per expert: no single
     # activation covers all tokens there, so the block's output stands for it.
@@ -160,8 +165,8 @@ def _mlp_sites(mlp: nn.Module, paths: dict[nn.Module, str], index: int) -> list[
         isinstance(m, nn.ModuleList) for m in mlp.modules()
     )
     if experts or not projections:
-        return [Site(f"mlp.output_{index}", paths[mlp])]
-    return [Site(f"mlp.activation_{index}", paths[projections[-1]], "input")]
+        return Site(f"mlp.{prefix}output_{index}", paths[mlp])
+    return Site(f"mlp.{prefix}activation_{index}", paths[projections[-1]], "input")
 
 
 def _final_norms(model: nn.Module, stack: nn.ModuleList, paths: dict[nn.Module, str]) -> list[str]:
@@ -170,6 +175,17 @@ def _final_norms(model: nn.Module, stack: nn.ModuleList, paths: dict[nn.Module, 
     children = list(model.get_submodule(parent_path).children())
     after = children[children.index(stack) + 1 :]
     return [paths[child] for child in after if _is_norm(child)]
+
+
+def feature_mean(activation: Tensor) -> Tensor:
+    """Mean over all axes but rows and positions, [rows, seq], in max(float32, dtype).
+
+    Args:
+      activation: [rows, seq, features] or, for attention, [rows, heads, seq, head size]; or flattened,
+        [rows * seq, features], which gives [rows * seq].
+    """
+    axes = (1, 3) if activation.ndim == 4 else (-1,)
+    return activation.to(torch.promote_types(torch.float32, activation.dtype)).mean(axes)
 
 
 class Recorder:
@@ -188,7 +204,9 @@ class Recorder:
     def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
         self.means: dict[str, Tensor] = {}
         self.features: dict[str, int] = {}
-        self._handles = []
+        self._shape = torch.Size()
+        embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+        self._handles = [embedding.register_forward_pre_hook(self._note_shape)]
         for site in sites:
             module = model.get_submodule(site.module)
             if site.name == "logits" and site.side == "input":
@@ -202,19 +220,23 @@ class Recorder:
     def take(self) -> dict[str, Tensor]:
         """Return the means of the last forward pass, each [rows, seq], and forget them."""
         means, self.means = self.means, {}
-        return means
+        # OPT flattens rows and positions inside its MLP.
+        return {name: value.reshape(self._shape) for name, value in means.items()}
 
     def remove(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
 
+    def _note_shape(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._shape = inputs[0].shape
+
     def _keep(self, site: Site, value: Any) -> None:
         tensor: Tensor = (value[0] if isinstance(value, tuple) else value).detach()
         if site.features is not None:
             tensor = tensor[..., slice(*site.features)]
-        self.means[site.name] = tensor.float().mean(-1)
-        self.features[site.name] = tensor.shape[-1]
+        self.means[site.name] = feature_mean(tensor)
+        self.features[site.name] = tensor.numel() // self.means[site.name].numel()
 
     def _input_hook(self, site: Site) -> Any:
         return lambda _, inputs: self._keep(site, inputs)

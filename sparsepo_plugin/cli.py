@@ -1,4 +1,4 @@
-"""``sparsepo train | validate | ls | demo``."""
+"""``sparsepo train | validate | export | ls | demo``."""
 
 from __future__ import annotations
 
@@ -28,24 +28,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument(
         "--smoke", metavar="DIR", help="try the configuration on a tiny model and generated data"
     )
+    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     commands.add_parser(
         "validate", add_help=False, help="check a configuration; loads no model, writes nothing"
     )
+    export = commands.add_parser("export", help="turn a DeepSpeed checkpoint into a Hugging Face folder")
+    export.add_argument("--checkpoint", type=Path, required=True, help="--ckpt.path of a run, or one of it")
+    export.add_argument("--out", type=Path, required=True, help="new folder")
+    export.add_argument("--merge", action="store_true", help="merge a LoRA adapter into its base")
     ls = commands.add_parser("ls", help="list losses with needs and options")
     ls.add_argument(
         "--sites", metavar="MODEL", help="list where MaPO records this model's activations instead"
     )
-    ls.add_argument("--readme", type=Path, help="rewrite the table between this file's markers instead")
+    ls.add_argument(
+        "--readme", type=Path, nargs="+", help="rewrite the tables between these files' markers instead"
+    )
     demo = commands.add_parser("demo", help="train a tiny model on generated data with planted tokens")
     demo.add_argument("--out", default="runs/demo", help="output folder")
     demo.add_argument("--seed", type=int, default=0)
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.command in ("ls", "demo"):
+    if rest and known.command in ("ls", "demo", "export"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if known.command == "train":
-        return _train(known.processes, rest, known.smoke)
+        resume = ["--ckpt.load_enable"] if known.resume else []
+        return _train(known.processes, [*rest, *resume], known.smoke)
     if known.command == "validate":
         return guarded(lambda: _validate(rest))
+    if known.command == "export":
+        return guarded(lambda: _export(known.checkpoint, known.out, known.merge))
     if known.command == "demo":
         return guarded(lambda: _demo(known.out, known.seed))
     return guarded(lambda: _list(known.sites, known.readme))
@@ -91,18 +101,25 @@ def _validate(argv: list[str]) -> None:
     print(f"valid: {_check(argv)}")
 
 
+def _export(source: Path, out: Path, merge: bool) -> None:
+    from sparsepo_plugin.adapters.openrlhf.export import export
+
+    print(export(source, out, merge=merge))
+
+
 def _demo(out: str, seed: int) -> None:
     from sparsepo_plugin.demo import run
 
     run.demo(out, seed)
 
 
-def _list(model: str | None, readme: Path | None) -> None:
+def _list(model: str | None, readme: list[Path] | None) -> None:
     if model:
         from sparsepo_plugin.adapters.sites import describe_sites
 
         print(describe_sites(model))
     elif readme:
-        loss_table.rewrite(readme)
+        for document in readme:
+            loss_table.rewrite(document)
     else:
         print(loss_table.as_text())

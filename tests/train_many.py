@@ -12,14 +12,45 @@ import os
 import sys
 from pathlib import Path
 
-from sparsepo_plugin import train_dpo
+import torch
+
+from sparsepo_plugin import token_stats, train_dpo
+from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+
+import_openrlhf()
+from openrlhf.models import Actor  # noqa: E402
+
+
+def counting() -> dict[str, int]:
+    """Count, from here on, what a loss may ask for: forward passes, hidden states, full-vocabulary KLs.
+
+    A training pass of the reference is one without gradients; an evaluation would add the policy's.
+    """
+    work = dict.fromkeys(("policy", "reference", "hidden_states", "token_kl"), 0)
+    forward, kl_terms = _PLAIN
+
+    def counted_forward(self, *args, **options):
+        work["policy" if torch.is_grad_enabled() else "reference"] += 1
+        work["hidden_states"] += bool(options.get("output_hidden_states"))
+        return forward(self, *args, **options)
+
+    def counted_kl(*args):
+        work["token_kl"] += 1
+        return kl_terms(*args)
+
+    Actor.forward, token_stats.kl_terms = counted_forward, counted_kl
+    return work
+
+
+_PLAIN = Actor.forward, token_stats.kl_terms
 
 if __name__ == "__main__":
     results = []
     for argv in json.loads(Path(sys.argv[1]).read_text()):
         out, err = io.StringIO(), io.StringIO()
+        work = counting()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = train_dpo.main(argv)
-        results.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+        results.append({"code": code, "out": out.getvalue(), "err": err.getvalue(), "work": work})
     if os.environ.get("RANK", "0") == "0":
         Path(sys.argv[2]).write_text(json.dumps(results))

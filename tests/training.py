@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparsepo_plugin.demo.language import generate_pairs, vocabulary, write_jsonl
+from sparsepo_plugin.demo.smoke import smoke_flags
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer, save_tiny
 
 # Both masks are alive at the start with this seed; a dead one would make half of the assertions empty.
@@ -22,6 +23,7 @@ SEED = 3
 FP32 = ["--ds.param_dtype", "fp32"]
 SPARSE = ["--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.mask_lr", "0.05"]
 TRAIN_MANY = Path(__file__).with_name("train_many.py")
+LOSSES = ("cdpo", "dpo", "dpop", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2")
 PENALTIES = ["--sparsepo.reward_l1", "0.002", "--sparsepo.kl_l1", "0.001"]
 
 
@@ -33,6 +35,7 @@ class Run:
     out: str
     err: str
     folder: Path
+    work: dict[str, int] = field(default_factory=dict)
 
     def lines(self, split: str) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl of one split."""
@@ -45,10 +48,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that every run reads: models by family, 24 training pairs, 7 held-out pairs."""
+    """Files that every run reads: models by family, 24 training pairs, 80 of them, 7 held-out pairs."""
 
     root: Path
     train: Path
+    many: Path
     held_out: Path
 
     def model(self, family: str = "llama") -> Path:
@@ -77,6 +81,7 @@ def run_many(
     processes: int = 1,
     timeout: float = 400,
     worker: Path = TRAIN_MANY,
+    plugins: Path | None = None,
 ) -> dict[str, Run]:
     """Train several times in one process (or group of processes); each run writes to a folder of its name."""
     argvs = [[*argv, "--ckpt.output_dir", str(folder / name)] for name, argv in runs.items()]
@@ -84,8 +89,9 @@ def run_many(
     torchrun = [*("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")]
     files = [str(path) for path in (worker, folder / "runs.json", folder / "results.json")]
     command = [sys.executable, *(torchrun if processes > 1 else []), *files]
+    path = {} if plugins is None else {"PYTHONPATH": f"{plugins}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=timeout, cwd=folder
+        command, env=environment(**path), capture_output=True, text=True, timeout=timeout, cwd=folder
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-6000:]
     results = json.loads((folder / "results.json").read_text())
@@ -116,7 +122,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     pairs = generate_pairs(31, 0)
     write_jsonl(pairs[:24], root / "train.jsonl")
     write_jsonl(pairs[24:], root / "eval.jsonl")
-    return Inputs(root, root / "train.jsonl", root / "eval.jsonl")
+    write_jsonl(generate_pairs(80, 1), root / "many.jsonl")
+    return Inputs(root, root / "train.jsonl", root / "many.jsonl", root / "eval.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -154,9 +161,60 @@ def single_runs(inputs: Inputs, main_run: Run, tmp_path_factory: pytest.TempPath
         "hf_steps": [*inputs.flags(), *SPARSE, "--ckpt.save_steps", "2", "--ckpt.save_hf",
                      "--ckpt.disable_ds", "--ckpt.path", str(folder / "hf_steps/steps")],
         "reference": [*fp32, *SPARSE, "--ref.model_name_or_path", str(inputs.model("gpt2"))],
-        **{family: [*inputs.flags(family), *SPARSE] for family in FAMILIES if family != "llama"},
     }  # fmt: skip
     return run_many(folder, runs)
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+from torch.nn.functional import softplus
+from sparsepo_plugin.options import LossOptions, option
+from sparsepo_plugin.registry import register_loss
+from sparsepo_plugin.scores import masked_scores, sigmoid_loss
+
+@dataclass(frozen=True)
+class GentleOptions(LossOptions):
+    strength: float = option(0.5, "how gentle", least=0.0)
+
+@register_loss("gentle", GentleOptions)
+def gentle(stats, masks, beta, options):
+    """Gentle: a loss of another package."""
+    return sigmoid_loss(masked_scores(stats, masks), beta * options.strength)
+'''
+
+
+def plugin_package(root: Path) -> Path:
+    """Write a package that registers a loss "gentle" through the entry point; returns its folder."""
+    info = root / "gentle_loss-1.0.dist-info"
+    info.mkdir(parents=True)
+    (root / "gentle_loss.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gentle-loss\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sparsepo.losses]\ngentle = gentle_loss\n")
+    return root
+
+
+RECIPES = sorted((Path(__file__).parent.parent / "configs/train/openrlhf/paper").glob("*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def method_runs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Every loss for 20 steps, the masked ones on every family, a loss of another package, every recipe."""
+    folder = tmp_path_factory.mktemp("method")
+    twenty = ["--data.dataset", str(inputs.many), "--train.batch_size", "4", *FP32, "--adam.lr", "0.001"]
+    runs = {f"llama {name}": [*inputs.flags(), *twenty, "--loss", name] for name in LOSSES}
+    runs["llama simpo"] += ["--model.beta", "2.0"]
+    runs["llama gentle"] = [*inputs.flags(), *twenty, "--loss", "gentle", "--gentle.strength", "0.25"]
+    recorded = ["--eval.dataset", str(inputs.held_out), "--sparsepo.record", "3", "--sparsepo.anchor", "0.1"]
+    runs["llama sparsepo"] += recorded
+    deadly = ["--sparsepo.mask_lr", "0.5", "--sparsepo.reward_l1", "1", "--train.max_epochs", "2"]
+    runs["dying"] = [*inputs.flags(), *twenty, "--loss", "sparsepo", *deadly]
+    for family in FAMILIES:
+        for name in ("mapo", "sparsepo"):
+            runs.setdefault(f"{family} {name}", [*inputs.flags(family), *twenty, "--loss", name])
+    for path in RECIPES:
+        # The trial's own flags come last, as on the command line; they name the folder of the output.
+        runs[path.stem] = ["--config", str(path), *smoke_flags(str(folder / "smoke" / path.stem))]
+    return run_many(folder, runs, plugins=plugin_package(folder / "plugins"), timeout=580)
 
 
 def _poisoned(inputs: Inputs, folder: Path) -> Path:

@@ -29,8 +29,8 @@ class RunLog:
     def __init__(self, folder: Path, *, active: bool) -> None:
         self.folder, self.active = folder, active
 
-    def start(self, configuration: str, record: dict[str, Any], processes: int, *, resumed: bool) -> None:
-        """Write configuration and versions; a new run also empties the metrics of an older one."""
+    def start(self, configuration: str, record: dict[str, Any], processes: int, *, step: int) -> None:
+        """Write configuration and versions; drop metrics after ``step``, where training goes on."""
         if not self.active:
             return
         checkpoint.write_text(self.folder / CONFIG_FILE, configuration)
@@ -42,8 +42,15 @@ class RunLog:
             **record,
         }
         checkpoint.write_text(self.folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
-        if not resumed:
-            checkpoint.write_text(self.folder / METRICS_FILE, "")
+        checkpoint.write_text(self.folder / METRICS_FILE, self._metrics_until(step) if step else "")
+
+    def _metrics_until(self, step: int) -> str:
+        """Lines of an interrupted run up to a step; what it wrote after its last checkpoint is done again."""
+        file = self.folder / METRICS_FILE
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        # The last piece has no newline: it is empty, or a line that a kill cut off.
+        lines = text.split("\n")[:-1]
+        return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
 
     def metrics(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Append a line: step, split ("train" or "eval"), every metric (null where not a finite number)."""

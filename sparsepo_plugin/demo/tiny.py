@@ -32,6 +32,8 @@ FAMILIES: dict[str, dict[str, str | float]] = {
     "gpt_neox": {},
     # Gemma 2 scales attention by query_pre_attn_scalar, whose default is the head size of the 2B model.
     "gemma2": {**_ROTARY, "query_pre_attn_scalar": "head_dim"},
+    # A mixture of experts.
+    "qwen3_moe": {**_ROTARY, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
 }
 # GPT-2 has its own names for the common sizes.
 _RENAMED = {

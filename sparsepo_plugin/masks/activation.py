@@ -12,16 +12,6 @@ from sparsepo_plugin.masks.shaping import rescale
 from sparsepo_plugin.types import Masks, ReferenceState
 
 
-def feature_mean(activation: Tensor) -> Tensor:
-    """Mean over all axes but rows and positions, [rows, seq], in max(float32, dtype).
-
-    Args:
-      activation: [rows, seq, features] or, for attention, [rows, heads, seq, head size].
-    """
-    axes = (1, 3) if activation.ndim == 4 else (-1,)
-    return activation.to(torch.promote_types(torch.float32, activation.dtype)).mean(axes)
-
-
 def activation_mask(recordings: Mapping[str, Tensor], response_mask: Tensor) -> Tensor:
     """Mask from named recordings: rescale each to [0, 1], mean per group, mean over the groups.
 

@@ -19,26 +19,30 @@ NAMES = ("dpo.yaml", "sparsepo-common.yaml", "sparsepo-independent.yaml")
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_every_loss_has_its_row_and_its_options_in_the_readme(name):
+def test_every_loss_has_its_row_in_the_readme_and_its_options_in_the_docs(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert any(line.startswith("|") and f"`{name}`" in line for line in readme.splitlines())
+    options = (ROOT / "docs/options.md").read_text(encoding="utf-8")
     for row in option_rows(registry.get(name).options):
         shown = "LOSS" if row in option_rows(LossOptions) else name
-        assert f"`--{shown}.{row.name}`" in readme, row.name
+        assert f"`--{shown}.{row.name}`" in options, row.name
 
 
-def test_the_readmes_table_is_the_registrys_own():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert loss_table.as_markdown() in readme, "stale: run `make docs`"
+@pytest.mark.parametrize(("document", "section"), [("README.md", "losses"), ("docs/options.md", "options")])
+def test_generated_tables_are_the_registrys_own(document, section):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    begin, end = loss_table.markers(section)
+    assert f"{begin}\n\n{loss_table.SECTIONS[section]()}\n\n{end}" in text, "stale: run `make docs`"
 
 
-def test_the_readmes_table_is_rewritten_between_its_markers_only(tmp_path, capsys):
+def test_a_documents_table_is_rewritten_between_its_markers_only(tmp_path, capsys):
     readme = tmp_path / "README.md"
-    readme.write_text(f"head\n{loss_table.BEGIN}\nobsolete row\n{loss_table.END}\ntail\n")
+    begin, end = loss_table.markers("losses")
+    readme.write_text(f"head\n{begin}\nobsolete row\n{end}\ntail\n")
     assert cli.main(["ls", "--readme", str(readme)]) == 0
     text = readme.read_text()
-    assert text.startswith(f"head\n{loss_table.BEGIN}\n")
-    assert text.endswith(f"{loss_table.END}\ntail\n")
+    assert text.startswith(f"head\n{begin}\n")
+    assert text.endswith(f"{end}\ntail\n")
     assert "obsolete row" not in text
     readme.write_text("no markers")
     assert cli.main(["ls", "--readme", str(readme)]) == 2

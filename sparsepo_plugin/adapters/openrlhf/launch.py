@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sparsepo_plugin.adapters.objective import Objective
-from sparsepo_plugin.adapters.openrlhf import flags, preflight
+from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags, preflight
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.swap import swapped
 
@@ -33,6 +33,9 @@ def run(argv: Sequence[str]) -> None:
     import openrlhf.cli.train_dpo as upstream
 
     replaced = _replacements(upstream, objective)
+    replaced["get_strategy"] = functools.partial(
+        replaced["get_strategy"], record=checkpoint_record(parsed.arguments, objective)
+    )
     rebound(upstream.train, **replaced)(parsed.arguments)
 
 
@@ -55,7 +58,7 @@ def _replacements(upstream: Any, objective: Objective | None) -> dict[str, Any]:
     from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
     from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
 
-    actor = functools.partial(_build_actor, upstream.Actor)
+    actor = functools.partial(build_actor, upstream.Actor)
     if objective is None:
         return {"get_strategy": functools.partial(_build_strategy, PortableStrategy), "Actor": actor}
     strategy = functools.partial(PreferenceStrategy, objective=objective)
@@ -67,16 +70,29 @@ def _replacements(upstream: Any, objective: Objective | None) -> dict[str, Any]:
     }
 
 
-def _build_strategy(strategy_class: Callable[..., Any], arguments: Any) -> Any:
+def checkpoint_record(arguments: Any, objective: Objective | None) -> dict[str, Any]:
+    """What every checkpoint of a run remembers of it."""
+    record = None if objective is None else objective.record()
+    return {
+        "identity": checkpoints.identity(arguments, objective),
+        "build": export.blueprint(arguments, record),
+    }
+
+
+def _build_strategy(
+    strategy_class: Callable[..., Any], arguments: Any, *, record: dict[str, Any] | None = None
+) -> Any:
     """Upstream's get_strategy with another class: it looks the class up when it is called."""
     import openrlhf.utils.deepspeed as package
     from openrlhf.utils import get_strategy
 
     with swapped(package, DeepspeedStrategy=strategy_class):
-        return get_strategy(arguments)
+        strategy = get_strategy(arguments)
+    strategy.record = record or {}
+    return strategy
 
 
-def _build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Upstream's Actor, which knows bf16 and fp16, in float32 too."""
     import openrlhf.utils.utils as utils
 

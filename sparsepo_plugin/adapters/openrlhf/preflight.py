@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from sparsepo_plugin.adapters.objective import Objective, reference_shape
-from sparsepo_plugin.adapters.openrlhf import data_check, mode_check
+from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check, mode_check
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
 from sparsepo_plugin.errors import UserError
 
@@ -42,7 +42,15 @@ def check(parsed: Parsed, processes: int | None = None) -> Objective | None:
     data_check.check_datasets(arguments, tokenizer)
     if parsed.loss is None or parsed.options is None:
         return None
-    return Objective(parsed.loss, parsed.options, reference_shape(reference or policy))
+    objective = Objective(parsed.loss, parsed.options, reference_shape(reference or policy))
+    _check_resume(arguments, objective)
+    return objective
+
+
+def _check_resume(arguments: SimpleNamespace, objective: Objective) -> None:
+    folder = Path(arguments.ckpt.path)
+    if arguments.ckpt.load_enable and (saved := checkpoints.to_resume(folder)) is not None:
+        checkpoints.check_same(saved, checkpoints.identity(arguments, objective), folder)
 
 
 def _check_options(arguments: SimpleNamespace, parsed: Parsed) -> None:
@@ -89,10 +97,10 @@ def _check_models(arguments: SimpleNamespace) -> tuple[Any, Any]:
         raise UserError("--model.model_name_or_path is missing: expected a Hugging Face folder or hub name")
     reference_name = arguments.ref.model_name_or_path or name
     trust = arguments.model.trust_remote_code
-    policy = _load_config(name, "--model.model_name_or_path", trust)
+    policy = load_config(name, "--model.model_name_or_path", trust)
     if reference_name == name:
         return policy, policy
-    reference = _load_config(reference_name, "--ref.model_name_or_path", trust)
+    reference = load_config(reference_name, "--ref.model_name_or_path", trust)
     sizes = policy.get_text_config().vocab_size, reference.get_text_config().vocab_size
     if sizes[0] != sizes[1]:
         raise UserError(
@@ -102,8 +110,17 @@ def _check_models(arguments: SimpleNamespace) -> tuple[Any, Any]:
     return policy, reference
 
 
-def _load_config(name: str, flag: str, trust: bool) -> Any:
-    """Load a model's configuration; code that comes with the model is not run unless asked for."""
+def load_config(name: str, flag: str, trust: bool) -> Any:
+    """Load a model's configuration; code that comes with the model is not run unless asked for.
+
+    Args:
+      name: folder or hub name.
+      flag: what named it, for the message.
+      trust: whether such code is allowed.
+
+    Raises:
+      UserError: no such model, or one that brings code.
+    """
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local and not Path(name).is_dir():
         raise UserError(

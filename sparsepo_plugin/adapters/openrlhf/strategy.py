@@ -6,22 +6,25 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import deepspeed
 import openrlhf.utils.deepspeed.deepspeed as upstream
 import torch
-from deepspeed.runtime import engine
+import torch.distributed as dist
+from deepspeed.runtime import engine as deepspeed_engine
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch import nn
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters.objective import Objective
-from sparsepo_plugin.adapters.openrlhf import mask_groups
+from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
+from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
 from sparsepo_plugin.swap import swapped
 
 MASK_MODULE = "sparsepo_masks"
@@ -46,7 +49,14 @@ def _without_cuda() -> Iterator[None]:
 
 
 class PortableStrategy(DeepspeedStrategy):
-    """Upstream's strategy; on CUDA every method is upstream's own."""
+    """Upstream's strategy for any device; its checkpoints survive a kill at any moment.
+
+    Attributes:
+      record: what every checkpoint remembers of its run; see launch.checkpoint_record.
+    """
+
+    record: Mapping[str, Any] = MappingProxyType({})
+    _random_state: dict[str, torch.Tensor] | None = None
 
     def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
         """Start torch.distributed; without a launcher as a single process."""
@@ -87,10 +97,79 @@ class PortableStrategy(DeepspeedStrategy):
         if self.is_rank_0():
             checkpoint.publish(staging, Path(output_dir))
 
-    def save_ckpt(self, *args: Any, **options: Any) -> None:
-        """Save a DeepSpeed checkpoint."""
+    def save_ckpt(
+        self,
+        model: Any,
+        save_dir: str,
+        tag: str,
+        max_num: int = 3,
+        max_mem: int = 1000,
+        client_state: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Save a DeepSpeed checkpoint, each process's random state with it; it counts once it is complete."""
+        folder = Path(save_dir)
+        if self.is_rank_0():
+            checkpoints.begin(folder, tag)
         with _without_cuda():
-            super().save_ckpt(*args, **options)
+            # Upstream makes room before it saves; we do after, so that a kill never leaves nothing. Two
+            # more than asked for: the one being written is there already.
+            super().save_ckpt(
+                model, save_dir, tag, max_num + 2, max_mem, client_state, **{**options, "save_latest": False}
+            )
+        checkpoints.save_random_state(folder / tag, dist.get_rank())
+        dist.barrier()
+        if self.is_rank_0():
+            masks = getattr(model.module, MASK_MODULE, None)
+            dtypes = {str(p.dtype).removeprefix("torch.") for p in masks.parameters()} if masks else {None}
+            record = {"processes": self.world_size, "mask_dtype": dtypes.pop(), **self.record}
+            checkpoints.finish(folder, tag, record, max_num)
+
+    def load_ckpt(self, model: Any, load_dir: str, tag: str | None = None, **options: Any) -> Any:
+        """Load the last complete checkpoint; for another number of processes in its universal form.
+
+        Returns:
+          As upstream: path and client state; None and {} where there is nothing complete.
+        """
+        folder = Path(load_dir)
+        dist.barrier()
+        if self.is_rank_0():
+            for name in checkpoints.remove_partial(folder):
+                self.print(f"Deleted {folder / name}: it was not complete when its run was killed")
+        dist.barrier()
+        saved = checkpoints.to_resume(folder)
+        if saved is None and not checkpoints.foreign(folder):
+            self.print(f"No complete checkpoint in {folder}: training starts from the beginning")
+            return None, {}
+        if saved is None or saved.record["processes"] == self.world_size:
+            with _without_cuda():
+                found = super().load_ckpt(model, load_dir, saved.tag if saved else tag, **options)
+            self._random_state = saved and checkpoints.load_random_state(folder / saved.tag, dist.get_rank())
+            return found
+        return self._load_universal(model, folder, saved, options)
+
+    def _load_universal(self, model: Any, folder: Path, saved: Saved, options: dict[str, Any]) -> Any:
+        self.print(
+            f"{folder / saved.tag} was saved by {saved.record['processes']} processes and is loaded by "
+            f"{self.world_size}: converting; random states start anew"
+        )
+        if self.stage == 0:  # holds everything in one file
+            with _without_cuda():
+                return super().load_ckpt(model, str(folder), saved.tag, **options)
+        if self.is_rank_0():
+            universal.convert(folder / saved.tag, folder / universal.name_of(saved.tag))
+        dist.barrier()
+        with _without_cuda(), swapped(model._config, load_universal_checkpoint=True):
+            found = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
+        if self.stage == 3:
+            universal.restore_groups(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
+        return found
+
+    def restore_random_state(self) -> None:
+        """Continue the random sequence of the resumed run, once; nothing otherwise."""
+        if self._random_state is not None:
+            checkpoints.restore_random_state(self._random_state)
+            self._random_state = None
 
 
 class PreferenceStrategy(PortableStrategy):
@@ -113,8 +192,8 @@ class PreferenceStrategy(PortableStrategy):
         # ZeRO-3 defragments all trainable parameters into one buffer: they must share a dtype.
         dtype = next(p.dtype for p in model.model.parameters() if p.requires_grad)
         model.model.add_module(MASK_MODULE, masks.to(dtype))
-        muon = mask_groups.muon(engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr)
-        with swapped(engine, MuonWithAuxAdam=muon):
+        muon = mask_groups.muon(deepspeed_engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr)
+        with swapped(deepspeed_engine, MuonWithAuxAdam=muon):
             return super()._ds_init_train_model(model, cfg)
 
     def _get_model_parameters(self, model: nn.Module, **options: Any) -> Any:

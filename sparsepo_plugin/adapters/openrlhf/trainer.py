@@ -62,12 +62,13 @@ class PreferenceTrainer(DPOTrainer):
     ) -> None:
         """Write the effective configuration, evaluate first if asked to, then run upstream's loop."""
         self._step = consumed_samples // args.train.batch_size
-        self._log.start(
-            config.dump(args), self.objective.record(), self.strategy.world_size, resumed=self._step > 0
-        )
-        if args.eval.at_start and self.eval_dataloader is not None:
+        self._log.start(config.dump(args), self.objective.record(), self.strategy.world_size, step=self._step)
+        if args.eval.at_start and self.eval_dataloader is not None and self._step == 0:
             self.ref_model.eval()
             self.evaluate(self.eval_dataloader, self._step)
+        if num_update_steps_per_epoch and self._step % num_update_steps_per_epoch == 0:
+            # Saved between two epochs, before the data loader drew for the second.
+            self.strategy.restore_random_state()
         super().fit(args, consumed_samples, num_update_steps_per_epoch)
 
     def concatenated_forward(
@@ -95,6 +96,9 @@ class PreferenceTrainer(DPOTrainer):
         is_reference, needs = model is self.ref_model, self.objective.needs
         if is_reference and not needs.reference:
             return None, None, 0, 0
+        if not self._evaluating:
+            # Saved within an epoch, after the data loader drew for it: it has drawn again by now.
+            self.strategy.restore_random_state()
         ids, attention, lengths = self.concatenated_inputs(
             chosen_ids, c_mask, reject_ids, r_mask, list(prompt_id_lens)
         )

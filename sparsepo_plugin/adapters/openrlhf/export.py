@@ -1,0 +1,142 @@
+"""A DeepSpeed checkpoint to a plain Hugging Face folder and the mask module beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsepo_plugin import checkpoint
+from sparsepo_plugin.adapters.openrlhf import checkpoints
+from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
+from sparsepo_plugin.errors import UserError
+
+_MASKS = "sparsepo_masks."
+
+
+def blueprint(arguments: SimpleNamespace, record: dict[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint must remember so that the policy and the masks can be built again.
+
+    Args:
+      arguments: upstream's arguments.
+      record: Objective.record, or None for upstream's own loss.
+    """
+    ds, lora = arguments.ds, arguments.ds.lora
+    return {
+        "model": arguments.model.model_name_or_path,
+        "trust_remote_code": arguments.model.trust_remote_code,
+        "fast_tokenizer": not arguments.data.disable_fast_tokenizer,
+        "actor": {
+            "attn_implementation": ds.attn_implementation,
+            "param_dtype": ds.param_dtype,
+            "load_in_4bit": ds.load_in_4bit,
+            "lora_rank": lora.rank,
+            "lora_alpha": lora.alpha,
+            "lora_dropout": lora.dropout,
+            "target_modules": lora.target_modules,
+        },
+        "masks": record,
+    }
+
+
+def export(source: Path, out: Path, *, merge: bool = False) -> str:
+    """Write the policy of a DeepSpeed checkpoint as a plain Hugging Face folder (or LoRA adapter).
+
+    Args:
+      source: folder of checkpoints (the newest complete one is taken), or one checkpoint's folder.
+      out: a folder that does not exist or is empty.
+      merge: merge a LoRA adapter into its base.
+
+    Returns:
+      One line on what was written.
+
+    Raises:
+      UserError: no complete checkpoint, a file of it cannot be read, or ``out`` is not empty.
+    """
+    folder, saved = _locate(source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: got a file or a folder with files, expected a new or an empty folder")
+    plan = saved.record["build"]
+    rank = plan["actor"]["lora_rank"]
+    if merge and not rank:
+        raise UserError(f"--merge: {folder / saved.tag} holds a whole model, expected a LoRA adapter")
+    state = _read(folder, saved)
+    masks = {name.removeprefix(_MASKS): state.pop(name) for name in list(state) if name.startswith(_MASKS)}
+    staging = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        _write_policy(plan, state, staging, merge)
+        if masks:
+            dtype = getattr(torch, saved.record["mask_dtype"])
+            checkpoint.save_masks(staging, {n: v.to(dtype) for n, v in masks.items()}, plan["masks"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rmdir()
+        os.replace(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    kind = "LoRA adapter" if rank and not merge else "model"
+    return f"exported step {saved.step} of {folder} to {out}: {kind}{', mask module' if masks else ''}"
+
+
+def _locate(source: Path) -> tuple[Path, Saved]:
+    if (source / checkpoints.COMPLETE).is_file():
+        return source.parent, next(s for s in checkpoints.complete(source.parent) if s.tag == source.name)
+    saved = checkpoints.to_resume(source) if source.is_dir() else None
+    if saved is None:
+        partial = (source / checkpoints.PARTIAL).exists() or any(source.glob(f"*/{checkpoints.PARTIAL}"))
+        got = "one that was not written to its end" if partial else "none"
+        raise UserError(f"--checkpoint {source}: got {got}, expected a complete checkpoint of sparsepo train")
+    return source, saved
+
+
+def _read(folder: Path, saved: Saved) -> dict[str, Tensor]:
+    """The weights in float32 (ZeRO's master copy), or as they are where ZeRO kept none."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    try:
+        if list((folder / saved.tag).glob("*optim_states.pt")):
+            return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder), saved.tag))
+        (file,) = (folder / saved.tag).glob("mp_rank_*_model_states.pt")
+        # Written by DeepSpeed on this user's machines; it holds more than tensors.
+        return dict(torch.load(file, map_location="cpu", weights_only=False)["module"])
+    # Whatever a damaged pickle, zip or missing shard raises, the cause is the checkpoint.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        place = folder / saved.tag
+        raise UserError(f"--checkpoint {place}: cannot be read ({reason}); take another of the run") from None
+
+
+def _write_policy(plan: dict[str, Any], state: dict[str, Tensor], folder: Path, merge: bool) -> None:
+    from sparsepo_plugin.adapters.openrlhf.launch import build_actor
+    from sparsepo_plugin.adapters.openrlhf.preflight import load_config
+    from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+
+    load_config(plan["model"], "base model of the checkpoint:", plan["trust_remote_code"])
+    import_openrlhf()
+    from openrlhf.models import Actor
+    from openrlhf.utils import get_tokenizer
+
+    model: Any = build_actor(Actor, plan["model"], **plan["actor"]).model
+    tokenizer = get_tokenizer(plan["model"], model, "right", None, use_fast=plan["fast_tokenizer"])
+    _load(model, state, lora=bool(plan["actor"]["lora_rank"]))
+    if merge:
+        model = model.merge_and_unload()
+    model.save_pretrained(folder)
+    model.config.to_json_file(folder / "config.json")
+    tokenizer.save_pretrained(folder)
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], *, lora: bool) -> None:
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    own = dict(model.named_parameters())  # a tied weight is listed once
+    lost = [name for name in missing if name in own and ("lora_" in name or not lora)]
+    if lost or unexpected:
+        raise UserError(
+            f"the checkpoint does not fit its base model: missing {lost[:3]}, unexpected {unexpected[:3]}; "
+            f"expected the base model that the run was started with"
+        )

@@ -1,0 +1,81 @@
+"""What a run leaves beside its checkpoint, and the watch for masks that died."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from sparsepo_plugin.adapters import token_record
+from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.adapters.token_record import TokenRecord
+from sparsepo_plugin.types import Masks, TokenStats
+
+
+class Words:
+    """A tokenizer whose token n reads wn."""
+
+    def decode(self, ids):
+        return " ".join(f"w{number}" for number in ids)
+
+
+def test_a_new_run_empties_the_metrics_and_a_resumed_one_goes_on_where_its_checkpoint_was(tmp_path):
+    log = RunLog(tmp_path, active=True)
+    log.start("a: 1\n", {"loss": "dpo"}, 2, step=0)
+    for step in (1, 2, 3):
+        log.metrics(step, "train", {"loss": float("nan"), "accuracy": 0.5})
+    log.metrics(2, "eval", {"loss": 1.0})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "spl')  # a kill cut this line off
+    log.start("a: 1\n", {"loss": "dpo"}, 2, step=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [(1, "train"), (2, "train"), (2, "eval")]
+    assert lines[0] == {"step": 1, "split": "train", "loss": None, "accuracy": 0.5}
+    log.start("a: 2\n", {"loss": "dpo"}, 2, step=0)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert (tmp_path / "sparsepo_config.yaml").read_text() == "a: 2\n"
+    assert json.loads((tmp_path / "sparsepo_run.json").read_text())["processes"] == 2
+
+
+def test_only_the_first_process_writes(tmp_path):
+    log = RunLog(tmp_path, active=False)
+    log.start("a: 1\n", {}, 2, step=0)
+    log.metrics(1, "train", {"loss": 1.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_watch_waits_for_an_unbroken_run_of_dead_steps_and_warns_once():
+    watch = DeadMaskWatch(patience=3)
+    dead, alive = {"reward_mask_sparsity": 1.0, "kl_mask_sparsity": 0.9}, {"reward_mask_sparsity": 0.99}
+    said = [watch.look(m, step) for step, m in enumerate([dead, dead, alive, dead, dead, dead, dead])]
+    assert [bool(text) for text in said] == [False] * 5 + [True, False]
+    assert "the reward mask has been 0 on every response token for 3 steps (step 5)" in said[5]
+    assert watch.look({}, 9) == ""
+
+
+def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_once(tmp_path):
+    ids = torch.arange(24).reshape(4, 6)
+    response = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
+    value = torch.arange(20.0).reshape(4, 5)
+    stats = TokenStats(value, value / 2, None, response)
+    record = TokenRecord(5, Words())
+    record.add([4, 9], ids, stats, Masks(value + 1, None))
+    record.add([4, 5], ids, stats, Masks(value + 1, None))
+    rows = record.take()
+    assert record.take() == []
+    token_record.write(tmp_path, 7, rows)
+    chosen, rejected = (json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines())
+    assert chosen == {
+        "schema_version": 1,
+        "step": 7,
+        "pair": 4,
+        "side": "chosen",
+        "prompt": "w0 w1",
+        "tokens": ["w2", "w3"],
+        "token_ids": [2, 3],
+        "reward_mask": [2.0, 3.0],
+        "kl_mask": None,
+        "log_ratio": [0.5, 1.0],
+        "token_kl": None,
+    }
+    assert (rejected["side"], rejected["token_ids"], rejected["prompt"]) == ("rejected", [13, 14], "w12")
