@@ -17,7 +17,7 @@ from sparsepo_plugin import checkpoint
 
 pytestmark = pytest.mark.slow
 
-SINGLE = sorted(mode_runs.single_modes(mode_runs.Inputs(*[mode_runs.Path()] * 3)))
+SINGLE = sorted(mode_runs.single_modes(mode_runs.NOWHERE))
 DOUBLE = sorted(mode_runs.double_modes())
 MODES = [("one", key) for key in SINGLE] + [("two", key) for key in DOUBLE]
 
