@@ -100,7 +100,12 @@ def _block_stack(model: nn.Module) -> nn.ModuleList:
         raise UserError(
             f"{type(model).__name__}: found no stack of blocks with attention, expected a causal model"
         )
-    return max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()))
+    return max(stacks, key=lambda m: sum(_shape(p).numel() for p in m.parameters()))
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    """Shape of the whole parameter: ZeRO-3 leaves an empty one in place and keeps the shape beside it."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _takes_attention_mask(module: nn.Module) -> bool:
@@ -109,12 +114,13 @@ def _takes_attention_mask(module: nn.Module) -> bool:
 
 def _is_projection(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    return isinstance(weight, Tensor) and len(_shape(weight)) == 2 and not isinstance(module, nn.Embedding)
 
 
 def _is_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    return not any(True for _ in module.children()) and isinstance(weight, Tensor) and weight.ndim == 1
+    leaf = not any(True for _ in module.children())
+    return leaf and isinstance(weight, Tensor) and len(_shape(weight)) == 1
 
 
 def _block_sites(block: nn.Module, paths: dict[nn.Module, str], index: int) -> list[Site]:
@@ -139,7 +145,7 @@ def _block_sites(block: nn.Module, paths: dict[nn.Module, str], index: int) -> l
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    return any(p.ndim >= 2 for p in module.parameters(recurse=False))
+    return any(len(_shape(p)) >= 2 for p in module.parameters(recurse=False))
 
 
 def _attention_sites(attention: nn.Module, paths: dict[nn.Module, str], index: int) -> list[Site]:
@@ -155,7 +161,7 @@ def _mlp_site(mlp: nn.Module, paths: dict[nn.Module, str], index: int, prefix: s
     projections = [m for m in mlp.modules() if _is_projection(m)]
     # Experts hold their matrices stacked in three dimensions, or one projection list per expert: no single
     # activation covers all tokens there, so the block's output stands for it.
-    experts = any(p.ndim > 2 for p in mlp.parameters()) or any(
+    experts = any(len(_shape(p)) > 2 for p in mlp.parameters()) or any(
         isinstance(m, nn.ModuleList) for m in mlp.modules()
     )
     if experts or not projections:
@@ -189,10 +195,15 @@ class Recorder:
       model: the reference model, also inside a DeepSpeed engine; install after ``deepspeed.initialize``, so
         that ZeRO-3 has gathered the output head's weight when our hook reads it.
       sites: places to record.
+
+    Attributes:
+      means: of the last forward pass, each [rows, seq]; ``take`` hands them over.
+      features: number of features behind every mean. A tensor-parallel process sees a part of them.
     """
 
     def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
         self.means: dict[str, Tensor] = {}
+        self.features: dict[str, int] = {}
         self._shape = torch.Size()
         embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
         self._handles = [embedding.register_forward_pre_hook(self._note_shape)]
@@ -225,6 +236,7 @@ class Recorder:
         if site.features is not None:
             tensor = tensor[..., slice(*site.features)]
         self.means[site.name] = feature_mean(tensor)
+        self.features[site.name] = tensor.numel() // self.means[site.name].numel()
 
     def _input_hook(self, site: Site) -> Any:
         return lambda _, inputs: self._keep(site, inputs)
@@ -242,5 +254,6 @@ class Recorder:
             bias = getattr(head, "bias", None)
             shift = 0.0 if bias is None else bias.detach().float().mean()
             self.means[site.name] = hidden @ weight + shift
+            self.features[site.name] = matrix.shape[0]
 
         return hook

@@ -22,6 +22,7 @@ from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer, sa
 SEED = 3
 FP32 = ["--ds.param_dtype", "fp32"]
 SPARSE = ["--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.mask_lr", "0.05"]
+TRAIN_MANY = Path(__file__).with_name("train_many.py")
 LOSSES = ("cdpo", "dpo", "dpop", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2")
 PENALTIES = ["--sparsepo.reward_l1", "0.002", "--sparsepo.kl_l1", "0.001"]
 
@@ -79,18 +80,15 @@ def run_many(
     *,
     processes: int = 1,
     timeout: float = 400,
+    worker: Path = TRAIN_MANY,
     plugins: Path | None = None,
 ) -> dict[str, Run]:
     """Train several times in one process (or group of processes); each run writes to a folder of its name."""
     argvs = [[*argv, "--ckpt.output_dir", str(folder / name)] for name, argv in runs.items()]
     (folder / "runs.json").write_text(json.dumps(argvs))
     torchrun = [*("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")]
-    worker = [
-        str(Path(__file__).with_name("train_many.py")),
-        str(folder / "runs.json"),
-        str(folder / "results.json"),
-    ]
-    command = [sys.executable, *(torchrun if processes > 1 else []), *worker]
+    files = [str(path) for path in (worker, folder / "runs.json", folder / "results.json")]
+    command = [sys.executable, *(torchrun if processes > 1 else []), *files]
     path = {} if plugins is None else {"PYTHONPATH": f"{plugins}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
         command, env=environment(**path), capture_output=True, text=True, timeout=timeout, cwd=folder

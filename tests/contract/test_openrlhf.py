@@ -99,6 +99,14 @@ SIGNATURES = {
     "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model": ["model", "cfg"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._get_model_parameters": ["model", "optim", "weight_decay"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._unwrap_model": ["model"],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.backward": ["loss", "model", "_optimizer", "**kwargs"],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.optimizer_step": [
+        "_optimizer", "model", "_scheduler", "name", "**kwargs",
+    ],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.get_grad_norm": ["model"],
+    "openrlhf.models.ring_attn_utils:unpad_and_slice_tensor": [
+        "sequences", "attention_mask", "ring_attn_group",
+    ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy.is_rank_0": [],
     "openrlhf.datasets:RewardDataset.__init__": [
         "dataset", "tokenizer", "max_length", "strategy", "input_template", "is_dpo", "num_processors",
@@ -153,6 +161,38 @@ SOURCE = {
     ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_distributed": [
         "torch.cuda.set_device(local_rank)", 'init_device_mesh( "cuda", ',
+        'mesh_dim_names=("dp", "sp", "tp")',
+    ],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy._get_model_parameters": [
+        'if optim == "muon":', "[param for param in raw_model.parameters() if param.requires_grad]",
+    ],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.save_model": [
+        "torch.save( get_peft_model_state_dict(model_to_save, output_state_dict)",
+        "isinstance(model_to_save, PeftModel)",
+    ],
+    "openrlhf.utils.deepspeed.deepspeed_utils:get_train_ds_config": [
+        'zero_opt_dict["reduce_scatter"] = True',
+    ],
+    "openrlhf.cli.train_dpo:": [
+        'args.ds.attn_implementation = "flash_attention_2"', "assert args.ds.packing_samples,",
+    ],
+    "openrlhf.models:Actor.forward": ["**mm_inputs)", "foward_attention_mask = None"],
+    # DeepSpeed, through which upstream runs these modes.
+    "deepspeed.runtime.engine:DeepSpeedEngine._configure_basic_optimizer": [
+        "optimizer = MuonWithAuxAdam(param_groups,", "name='muon-params'", "name='adam-params'",
+    ],
+    "deepspeed.runtime.engine:DeepSpeedEngine.get_optimizer_configuration": [
+        "optimizer_parameters.pop(TORCH_ADAM_PARAM, False)",
+    ],
+    "deepspeed.runtime.engine:DeepSpeedEngine._take_model_step": [
+        "if hasattr(self.optimizer, '_global_grad_norm'):",
+    ],
+    "deepspeed:set_optimizer_flags": ['setattr(p, "use_muon", True)'],
+    "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3.__init__": [
+        "Muon and reduce scatter cannot be used together",
+    ],
+    "deepspeed.runtime.zero.partition_parameters:Init._convert_to_deepspeed_param": [
+        "param.ds_shape = param.shape",
     ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model": [
         "self.get_ds_train_config(optim_dict=optim_dict,", "self._get_model_parameters( model, optim=",
@@ -196,7 +236,9 @@ def test_source(name):
         ("train.seed", 42), ("train.max_epochs", 1), ("adam.lr", 1e-5), ("optim", "adam"), ("max_norm", 1.0),
         ("ckpt.output_dir", "./ckpt"), ("ckpt.path", "./ckpt/checkpoints_dpo"), ("ckpt.save_steps", -1),
         ("ckpt.save_hf", False), ("ckpt.disable_ds", False), ("ckpt.load_enable", False),
-        ("ds.zero_stage", 2),
+        ("ds.zero_stage", 2), ("ds.lora.dropout", 0), ("ds.load_in_4bit", False), ("ds.deepcompile", False),
+        ("ds.use_liger_kernel", False), ("ref.offload", False), ("ds.adam_offload", False), ("use_ms", False),
+        ("model.gradient_checkpointing_enable", False), ("model.gradient_checkpointing_reentrant", False),
         ("ds.param_dtype", "bf16"), ("ds.packing_samples", False), ("ds.ring_attn_size", 1),
         ("ds.tensor_parallel_size", 1), ("ds.lora.rank", 0), ("ds.lora.target_modules", "all-linear"),
         ("logger.wandb.key", None), ("logger.tensorboard_dir", None), ("logger.logging_steps", 1),

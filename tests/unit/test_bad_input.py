@@ -267,11 +267,6 @@ def test_an_option_of_another_loss(refused, loss, shown):
     assert message.startswith(f"--sparsepo.reward_l1 given with {shown}: expected --loss sparsepo")
 
 
-def test_options_that_the_mask_module_cannot_work_with(refused):
-    assert "--optim muon with --loss sparsepo" in refused(*SPARSE, "--optim", "muon")
-    assert "ring_attn_size 2" in refused(*SPARSE, "--ds.ring_attn_size", "2", "--ds.packing_samples")
-
-
 def test_a_batch_size_that_is_no_multiple(refused):
     message = refused(*SPARSE, "--train.batch_size", "6")
     assert message.startswith("--train.batch_size: got 6, expected a multiple of 4")

@@ -42,17 +42,33 @@ def parse(argv: Sequence[str]) -> Parsed:
       UserError: unknown flag, key or loss, a bad value, or contradictory options.
     """
     collected: list[SimpleNamespace] = []
+    parser = _Parser(list(argv))
     namespace: dict[str, Any] = {
-        "argparse": SimpleNamespace(ArgumentParser=lambda *_, **__: _Parser(list(argv))),
+        "argparse": SimpleNamespace(ArgumentParser=lambda *_, **__: parser),
         "math": math,
         "os": os,
         "datetime": datetime,
         "train": collected.append,
     }
-    exec(_main_block(), namespace)
+    try:
+        exec(_main_block(), namespace)
+    except AssertionError as error:  # upstream's way to refuse a combination of flags
+        raise UserError(str(error)) from None
+    except ImportError as error:
+        if error.name != "modelscope":
+            raise
+        raise UserError("--use_ms needs the package modelscope: not installed") from None
     if not collected:
         raise RuntimeError(f"{UPSTREAM_CLI}: its main block did not call train(args)")
+    if not _has_flash_attention():
+        # Upstream rewrites this to flash attention when samples are packed; sdpa and eager keep the samples
+        # of a packed row apart as well, by its positions.
+        collected[0].ds.attn_implementation = parser.attention
     return _finish(collected[0])
+
+
+def _has_flash_attention() -> bool:
+    return torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
 
 
 def _main_block() -> Any:
@@ -83,6 +99,7 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, argv: list[str]) -> None:
         super().__init__(prog="sparsepo train", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self._argv = argv
+        self.attention = ""
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add a flag of upstream's; three are widened for machines without CUDA and for files."""
@@ -111,6 +128,7 @@ class _Parser(argparse.ArgumentParser):
         parsed, extra = self.parse_known_args(rest)
         if extra:
             raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
+        self.attention = getattr(parsed, "ds.attn_implementation")
         if getattr(parsed, "ds.lora.target_modules", None) == ["all-linear"]:
             # peft knows the word only outside a list, which is what a given flag makes of it.
             setattr(parsed, "ds.lora.target_modules", "all-linear")

@@ -32,9 +32,6 @@ def run(argv: Sequence[str]) -> None:
     import_openrlhf()
     import openrlhf.cli.train_dpo as upstream
 
-    # Upstream rewrites this to flash attention when samples are packed, which needs CUDA.
-    if not torch.cuda.is_available() and "flash" in parsed.arguments.ds.attn_implementation:
-        parsed.arguments.ds.attn_implementation = "sdpa"
     replaced = _replacements(upstream, objective)
     replaced["get_strategy"] = functools.partial(
         replaced["get_strategy"], record=checkpoint_record(parsed.arguments, objective)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
@@ -45,6 +46,26 @@ def unpack(value: Tensor, attention: Tensor) -> Tensor:
     index = attention.flatten().nonzero().squeeze(-1)
     out = value.new_zeros((rows * length, *value.shape[2:])).index_copy(0, index, value[0])
     return out.view(rows, length, *value.shape[2:])
+
+
+def mean_over_shards(
+    means: Mapping[str, Tensor], features: Mapping[str, int], group: dist.ProcessGroup
+) -> dict[str, Tensor]:
+    """Feature means of whole activations from the means that tensor-parallel processes took of their parts.
+
+    An activation that every process holds whole keeps its mean.
+
+    Args:
+      means: mean over this process's features by site, each [rows, seq], equal shapes.
+      features: number of this process's features by site.
+      group: processes that share a model.
+    """
+    names = list(means)
+    counts = torch.tensor([float(features[name]) for name in names], device=means[names[0]].device)
+    totals = torch.stack([means[name] for name in names]) * counts[:, None, None]
+    for value in (totals, counts):
+        dist.all_reduce(value, group=group)
+    return dict(zip(names, totals / counts[:, None, None]))
 
 
 def negative_log_likelihood(output: ModelOutput) -> Tensor:

@@ -7,12 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from sparsepo_plugin.adapters.objective import Objective, reference_shape
-from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check
+from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check, mode_check
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
 from sparsepo_plugin.errors import UserError
 
@@ -33,9 +32,12 @@ def check(parsed: Parsed, processes: int | None = None) -> Objective | None:
     arguments = parsed.arguments
     processes = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
     _check_options(arguments, parsed)
+    chosen = None if parsed.loss is None else f"--loss {parsed.loss.name}"
+    mode_check.check_modes(arguments, chosen, processes)
     _check_batch(arguments, processes)
     _check_output(Path(arguments.ckpt.output_dir))
     policy, reference = _check_models(arguments)
+    mode_check.check_model(arguments, policy)
     tokenizer = _load_tokenizer(arguments)
     data_check.check_datasets(arguments, tokenizer)
     if parsed.loss is None or parsed.options is None:
@@ -52,7 +54,7 @@ def _check_resume(arguments: SimpleNamespace, objective: Objective) -> None:
 
 
 def _check_options(arguments: SimpleNamespace, parsed: Parsed) -> None:
-    ds, model = arguments.ds, arguments.model
+    model = arguments.model
     if parsed.loss is not None:
         chosen = f"--loss {parsed.loss.name}"
         for flag, given in (
@@ -63,21 +65,8 @@ def _check_options(arguments: SimpleNamespace, parsed: Parsed) -> None:
                 raise UserError(
                     f"{flag} contradicts {chosen}: it belongs to upstream's own loss; drop one of them"
                 )
-        if ds.ring_attn_size > 1:
-            raise UserError(
-                f"--ds.ring_attn_size {ds.ring_attn_size} with {chosen}: got ring attention, expected 1"
-            )
-        if arguments.optim == "muon" and parsed.options is not None and parsed.options.needs().hidden_states:
-            raise UserError(f"--optim muon with {chosen}: the mask module needs --optim adam")
     if not model.beta > 0:
         raise UserError(f"--model.beta: got {model.beta}, expected a number > 0")
-    if not torch.cuda.is_available():
-        if "flash" in ds.attn_implementation:
-            raise UserError(
-                f"--ds.attn_implementation {ds.attn_implementation} needs CUDA: expected sdpa or eager"
-            )
-        if ds.param_dtype == "fp16":
-            raise UserError("--ds.param_dtype fp16 needs CUDA: expected bf16 or fp32")
 
 
 def _check_batch(arguments: SimpleNamespace, processes: int) -> None:

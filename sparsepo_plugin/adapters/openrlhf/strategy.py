@@ -17,12 +17,13 @@ import deepspeed
 import openrlhf.utils.deepspeed.deepspeed as upstream
 import torch
 import torch.distributed as dist
+from deepspeed.runtime import engine as deepspeed_engine
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch import nn
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters.objective import Objective
-from sparsepo_plugin.adapters.openrlhf import checkpoints, universal
+from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
 from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
 from sparsepo_plugin.swap import swapped
 
@@ -64,13 +65,15 @@ class PortableStrategy(DeepspeedStrategy):
             # DeepSpeed otherwise compiles a C++ all-reduce for minutes. The attribute path
             # deepspeed.comm.torch is torch itself, hence the look-up in sys.modules.
             sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+            # Nor is the arithmetic of Muon compiled, which takes minutes on CPU.
+            torch.compiler.set_stance("force_eager")
         with _without_cuda():
             super().setup_distributed(timeout)
 
     def get_ds_train_config(self, optim_dict: dict[str, Any] | None = None, **limits: Any) -> dict[str, Any]:
-        """Upstream's configuration; on CPU with torch's AdamW, which needs no compiler."""
+        """Upstream's configuration; on CPU with torch's AdamW, also beside Muon: it needs no compiler."""
         config: dict[str, Any] = super().get_ds_train_config(optim_dict, **limits)
-        if not torch.cuda.is_available() and optim_dict and optim_dict["type"] == "AdamW":
+        if not torch.cuda.is_available() and optim_dict:
             config["optimizer"] = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True}}
         return config
 
@@ -180,28 +183,42 @@ class PreferenceStrategy(PortableStrategy):
     def __init__(self, *, objective: Objective, **options: Any) -> None:
         super().__init__(**options)
         self.objective = objective
+        self._grad_norm = 0.0
 
     def _ds_init_train_model(self, model: Any, cfg: dict[str, Any]) -> Any:
         masks = self.objective.build_masks(self.seed)
-        if any(True for _ in masks.parameters()):
-            # ZeRO-3 defragments all trainable parameters into one buffer: they must share a dtype.
-            dtype = next(p.dtype for p in model.model.parameters() if p.requires_grad)
-            model.model.add_module(MASK_MODULE, masks.to(dtype))
-        return super()._ds_init_train_model(model, cfg)
+        if not any(True for _ in masks.parameters()):
+            return super()._ds_init_train_model(model, cfg)
+        # ZeRO-3 defragments all trainable parameters into one buffer: they must share a dtype.
+        dtype = next(p.dtype for p in model.model.parameters() if p.requires_grad)
+        model.model.add_module(MASK_MODULE, masks.to(dtype))
+        muon = mask_groups.muon(deepspeed_engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr)
+        with swapped(deepspeed_engine, MuonWithAuxAdam=muon):
+            return super()._ds_init_train_model(model, cfg)
 
     def _get_model_parameters(self, model: nn.Module, **options: Any) -> Any:
         raw_model, groups = super()._get_model_parameters(model, **options)
         masks = getattr(raw_model, MASK_MODULE, None)
-        if masks is None:
+        # Muon gets bare parameters, which DeepSpeed groups later.
+        if masks is None or options.get("optim") == "muon":
             return raw_model, groups
-        own = {id(p) for p in masks.parameters()}
-        groups = [{**group, "params": [p for p in group["params"] if id(p) not in own]} for group in groups]
-        decayed = {id(p) for p in masks.decayed_parameters()}
-        rate = self.objective.options.mask_learning_rate(self.args.adam.lr)
-        for weight_decay, chosen in ((self.objective.options.mask_decay(), True), (0.0, False)):
-            params = [p for p in masks.parameters() if (id(p) in decayed) is chosen]
-            groups.append({"params": params, "lr": rate, "weight_decay": weight_decay})
-        return raw_model, [group for group in groups if group["params"]]
+        return raw_model, mask_groups.split(groups, masks, self.objective, self.args.adam.lr)
+
+    def optimizer_step(self, optimizer: Any, model: Any, scheduler: Any, *args: Any, **options: Any) -> None:
+        """Upstream's; where DeepSpeed does not keep the norm of the gradient, it is taken first."""
+        engine = model.model
+        if not self._keeps_norm(engine) and engine.is_gradient_accumulation_boundary():
+            gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+            self._grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        super().optimizer_step(optimizer, model, scheduler, *args, **options)
+
+    def get_grad_norm(self, model: Any) -> float:
+        """Norm of the whole gradient before clipping; upstream says 0 in float32 at ZeRO stage 0."""
+        norm: float = super().get_grad_norm(model) if self._keeps_norm(model.model) else self._grad_norm
+        return norm
+
+    def _keeps_norm(self, engine: Any) -> bool:
+        return hasattr(engine.optimizer, "_global_grad_norm")
 
     def save_model(self, model: nn.Module, tokenizer: Any, output_dir: str, **options: Any) -> None:
         """Save the policy as a plain Hugging Face folder and the mask module beside it."""

@@ -17,6 +17,7 @@ from sparsepo_plugin.adapters import token_record
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf.outputs import (
     ModelOutput,
+    mean_over_shards,
     negative_log_likelihood,
     response_labels,
     unpack,
@@ -111,7 +112,7 @@ class PreferenceTrainer(DPOTrainer):
         )
         hidden = tuple(output.hidden_states[1:]) if states else ()
         logits = output["logits"]
-        activations = self._recorder.take() if is_reference and self._recorder is not None else {}
+        activations = self._recorded() if is_reference else {}
         if self.packing_samples:
             logits, *hidden_list = (unpack(value, attention) for value in (logits, *hidden))
             hidden = tuple(hidden_list)
@@ -122,6 +123,17 @@ class PreferenceTrainer(DPOTrainer):
         )
         nll = negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
         return result, None, output.get("aux_loss", 0), nll
+
+    def _recorded(self) -> dict[str, Tensor]:
+        """Feature means of the reference's last forward pass, over the shards of all processes."""
+        if self._recorder is None:
+            return {}
+        means = self._recorder.take()
+        if self.args.ds.tensor_parallel_size == 1:
+            return means
+        return mean_over_shards(
+            means, self._recorder.features, self.strategy.ds_device_mesh["tp"].get_group()
+        )
 
     def _preference_loss(
         self, policy: ModelOutput, _: None, reference: ModelOutput | None, __: None
