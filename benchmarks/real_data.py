@@ -32,9 +32,9 @@ from sparsepo_plugin.metrics import wilson_interval
 
 RUNS: dict[str, list[str]] = {
     "dpo": ["--loss", "dpo"],
-    "sparsepo-common": ["--loss", "sparsepo", "--sparsepo.mask_lr", "1e-3"],
+    "sparsepo-common": ["--loss", "sparsepo"],
     "sparsepo-independent": [
-        *("--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.mask_lr", "1e-3"),
+        *("--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.normalise", "none"),
         *("--sparsepo.reward_l1", "1e-3", "--sparsepo.kl_l1", "1e-3"),
     ],
 }

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     def loss(self, given: Masks | None = None, **options: object) -> LossOutput:
         masks = Masks(self.reward_mask, self.kl_mask) if given is None else given
-        chosen = SparsePOOptions(**{"masks": "independent", **options})  # type: ignore[arg-type]
+        chosen = SparsePOOptions(**{"masks": "independent", "normalise": "none", **options})  # type: ignore[arg-type]
         return sparsepo(self.stats(), masks, BETA, chosen)
 
     def map(self, function: object) -> Batch:
@@ -69,8 +69,9 @@ def logit_of(batch: Batch, masks: Masks) -> Tensor:
 
 
 def learned(shape: ReferenceShape, seed: int = 0, **options: object) -> nn.Module:
-    """Build the mask module that these options of SparsePO describe."""
-    return SparsePOOptions(**options).build_masks(shape, seed)  # type: ignore[arg-type]
+    """Build the mask module that these options of SparsePO describe, not normalised unless they say so."""
+    plain = {"normalise": "none", **options}
+    return SparsePOOptions(**plain).build_masks(shape, seed)  # type: ignore[arg-type]
 
 
 def by_term(module: nn.Module) -> dict[str, nn.Module]:

@@ -22,6 +22,7 @@ from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer, sa
 SEED = 3
 FP32 = ["--ds.param_dtype", "fp32"]
 SPARSE = ["--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.mask_lr", "0.05"]
+SPARSE += ["--sparsepo.normalise", "none"]  # masks that may shrink, die and be penalised
 TRAIN_MANY = Path(__file__).with_name("train_many.py")
 LOSSES = ("cdpo", "dpo", "dpop", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2")
 PENALTIES = ["--sparsepo.reward_l1", "0.002", "--sparsepo.kl_l1", "0.001"]
@@ -207,6 +208,7 @@ def method_runs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dic
     recorded = ["--eval.dataset", str(inputs.held_out), "--sparsepo.record", "3", "--sparsepo.anchor", "0.1"]
     runs["llama sparsepo"] += recorded
     deadly = ["--sparsepo.mask_lr", "0.5", "--sparsepo.reward_l1", "1", "--train.max_epochs", "2"]
+    deadly += ["--sparsepo.normalise", "none"]
     runs["dying"] = [*inputs.flags(), *twenty, "--loss", "sparsepo", *deadly]
     for family in FAMILIES:
         for name in ("mapo", "sparsepo"):

@@ -47,6 +47,7 @@ def loss_inputs(data, dtype):
     stats = token_stats(logits, reference, torch.from_numpy(data["labels"]))
     options = SparsePOOptions(
         masks="common" if data["common_mask"] else "independent",
+        normalise="none",
         reward_l1=float(data["l1_u"]),
         kl_l1=float(data["l1_d"]),
     )
@@ -199,7 +200,7 @@ def test_whole_models_give_the_releases_loss_masks_and_gradient_norms(path, mask
         load(module, data, f"{run}mask_param.{upstream[name]}.", "all")
     found = source(ReferenceState(tuple(state.hidden_states[1:]), stats.response_mask))
     options = SparsePOOptions(
-        masks=masks, reward_l1=float(data[f"{run}l1_u"]), kl_l1=float(data[f"{run}l1_d"])
+        masks=masks, normalise="none", reward_l1=float(data[f"{run}l1_u"]), kl_l1=float(data[f"{run}l1_d"])
     )
     loss = sparsepo(stats, found, float(data["beta"]), options).losses.mean()
     loss.backward()

@@ -58,7 +58,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path):
     path = written(
         tmp_path,
-        "loss: sparsepo\nmodel.beta: 0.5\nadam.lr: 0.25\nsparsepo: {masks: independent, reward_l1: 0.1}\n"
+        "loss: sparsepo\nmodel.beta: 0.5\nadam.lr: 0.25\n"
+        "sparsepo: {masks: independent, reward_l1: 0.1, normalise: none}\n"
         "ref.offload: true\nckpt.save_hf: true\n",
     )
     argv = ["--config", str(path), "--adam.lr", "0.75", "--sparsepo.reward_l1", "0.3", "--no-ref.offload"]

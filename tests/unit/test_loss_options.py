@@ -52,8 +52,9 @@ def test_values_inside_their_declaration_pass():
     Sample(colour="blue", weight=0.0, rate=0.0, count=1).validate()
 
 
-def test_the_mask_learning_rate_defaults_to_the_policys():
-    assert SparsePOOptions().mask_learning_rate(3e-5) == 3e-5
+def test_the_mask_learning_rate_is_ten_times_the_policys_or_as_given():
+    assert SparsePOOptions().mask_learning_rate(3e-5) == pytest.approx(3e-4)
+    assert SparsePOOptions.build({"preset": "paper"}).mask_learning_rate(3e-5) == 3e-5
     assert SparsePOOptions(mask_lr=0.0).mask_learning_rate(3e-5) == 0.0
     assert LossOptions().mask_learning_rate(3e-5) == 3e-5
     assert (SparsePOOptions(mask_weight_decay=0.2).mask_decay(), LossOptions().mask_decay()) == (0.2, 0.0)

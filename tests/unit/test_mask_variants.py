@@ -203,7 +203,7 @@ def test_the_uniform_mask_is_ones():
 
 def test_a_preset_sets_defaults_and_given_options_win():
     paper = SparsePOOptions.build({"preset": "paper"})
-    published = SparsePOOptions(preset="paper", init="published")
+    published = SparsePOOptions(preset="paper", init="published", normalise="none", mask_lr_scale=1.0)
     assert paper == published
     assert (paper.normalise, paper.floor, paper.token, paper.top, paper.anchor) == (
         "none",
@@ -223,7 +223,8 @@ def test_a_preset_sets_defaults_and_given_options_win():
         ({"top": 0.0}, r"option top: got 0.0, expected a number in \(0, 1\]"),
         ({"density": 1.5}, r"option density: got 1.5"),
         ({"dropout": 1.0}, r"option dropout: got 1.0"),
-        ({"mask_lr": 0.1, "mask_lr_scale": 2.0}, "mask_lr and mask_lr_scale: got both"),
+        ({"reward_l1": 0.1}, "option reward_l1: got 0.1 with normalise mean, which fixes the L1 norm"),
+        ({"kl_l1": 0.1, "normalise": "mean"}, "option kl_l1: got 0.1 with normalise mean"),
         ({"layers": "x"}, "option layers: got 'x'"),
         ({"source": "entropy"}, "option source: got 'entropy', expected one of learned"),
         ({"preset": "papr"}, "option preset: got 'papr'"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sparsepo_plugin.adapters.openrlhf import launch
 from sparsepo_plugin.adapters.openrlhf.standin import import_ray_launcher
+from sparsepo_plugin.main import guarded
 
 import_ray_launcher()
 from openrlhf.trainer.ray.launcher import BaseModelActor  # noqa: E402
@@ -13,6 +15,4 @@ class TrainActor(BaseModelActor):
 
     def train(self, argv: list[str]) -> int:
         """Train as one process of the group; returns the exit code."""
-        from sparsepo_plugin import train_dpo
-
-        return train_dpo.main(argv)
+        return guarded(lambda: launch.run(argv))
