@@ -68,6 +68,8 @@ def _train(processes: int, argv: list[str], smoke: str | None) -> int:
         from sparsepo_plugin.demo.smoke import smoke_flags
 
         argv = [*argv, *smoke_flags(smoke)]
+    if processes > 1 and "--ray" in argv:
+        return guarded(lambda: _refuse("--processes with --ray: expected --ray.gpus_per_node instead"))
     if processes == 1:
         return train_dpo.main(argv)
     if processes < 1:

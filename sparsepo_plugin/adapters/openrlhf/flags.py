@@ -149,6 +149,10 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
         )
+        cluster = self.add_argument_group("--ray: run as Ray actors")
+        cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")
+        cluster.add_argument("--ray.num_nodes", type=int, default=1, help="nodes")
+        cluster.add_argument("--ray.gpus_per_node", type=int, default=1, help="actors per node, CPU ones too")
         for name in registry.names():
             group = self.add_argument_group(f"--loss {name}")
             for row in option_rows(registry.get(name).options):

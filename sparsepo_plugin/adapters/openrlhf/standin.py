@@ -45,6 +45,18 @@ def import_openrlhf() -> None:
     importlib.import_module("openrlhf.models")
 
 
+def import_ray_launcher() -> types.ModuleType:
+    """Load OpenRLHF's Ray launcher; its package's ``__init__`` imports vllm, which only PPO needs."""
+    import_openrlhf()
+    package = "openrlhf.trainer.ray"
+    if package not in sys.modules and importlib.util.find_spec("vllm") is None:
+        trainer = importlib.import_module("openrlhf.trainer")
+        plain = _module(package, package=True)
+        plain.__path__ = [f"{trainer.__path__[0]}/ray"]
+        sys.modules[package] = plain
+    return importlib.import_module(f"{package}.launcher")
+
+
 def _module(name: str, *, package: bool = False, **attributes: Any) -> types.ModuleType:
     module = types.ModuleType(name)
     # transformers raises on a module without a spec.

@@ -1,0 +1,18 @@
+"""One process of a Ray run. Ray's workers import this module, so it prepares OpenRLHF's imports itself."""
+
+from __future__ import annotations
+
+from sparsepo_plugin.adapters.openrlhf.standin import import_ray_launcher
+
+import_ray_launcher()
+from openrlhf.trainer.ray.launcher import BaseModelActor  # noqa: E402
+
+
+class TrainActor(BaseModelActor):
+    """Runs the trainer; its base sets the variables that torch.distributed reads."""
+
+    def train(self, argv: list[str]) -> int:
+        """Train as one process of the group; returns the exit code."""
+        from sparsepo_plugin import train_dpo
+
+        return train_dpo.main(argv)
