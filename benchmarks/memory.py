@@ -50,6 +50,7 @@ def import_everything() -> None:
     import_openrlhf()
     import openrlhf.cli.train_dpo  # noqa: F401
 
+    import sparsepo_plugin.adapters.openrlhf.launch
     import sparsepo_plugin.adapters.openrlhf.trainer  # noqa: F401
 
 
