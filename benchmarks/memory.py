@@ -50,6 +50,7 @@ def import_everything() -> None:
     import_openrlhf()
     import openrlhf.cli.train_dpo  # noqa: F401
 
+    import sparsepo_plugin.adapters.openrlhf.launch
     import sparsepo_plugin.adapters.openrlhf.trainer  # noqa: F401
 
 
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=4, help="pairs per step")
     parser.add_argument("--length", type=int, default=256, help="most tokens of prompt and response")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2, help="the second has an optimizer state")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     if not set(ENVIRONMENT.items()) <= set(os.environ.items()):  # read when a process starts

@@ -19,6 +19,7 @@ RING = ["--ds.ring_attn_size", "2", "--ds.packing_samples"]
 
 # Flags, number of processes, and words of the refusal. docs/modes.md names the rows.
 REFUSED = {
+    "unknown-stage": (["--ds.zero_stage", "4"], 1, ["--ds.zero_stage: got 4", "0, 1, 2 or 3"]),
     "muon-zero-0": (["--optim", "muon", "--ds.zero_stage", "0"], 1, ["--optim muon", "stage 0", "1 or 2"]),
     "muon-zero-3": (["--optim", "muon", "--ds.zero_stage", "3"], 1, ["--optim muon", "stage 3", "1 or 2"]),
     "4-bit-without-lora": (["--ds.load_in_4bit"], 1, ["--ds.load_in_4bit", "--ds.lora.rank 0"]),

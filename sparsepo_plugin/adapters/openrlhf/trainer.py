@@ -20,6 +20,7 @@ from sparsepo_plugin.adapters.openrlhf.outputs import (
     mean_over_shards,
     negative_log_likelihood,
     response_labels,
+    statistics,
     unpack,
 )
 from sparsepo_plugin.adapters.openrlhf.strategy import MASK_MODULE
@@ -27,7 +28,6 @@ from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
 from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.metrics import MetricSum
-from sparsepo_plugin.token_stats import token_stats
 from sparsepo_plugin.types import ReferenceState
 
 
@@ -111,15 +111,19 @@ class PreferenceTrainer(DPOTrainer):
             **({"output_hidden_states": True} if states else {}),
         )
         hidden = tuple(output.hidden_states[1:]) if states else ()
-        logits = output["logits"]
         activations = self._recorded() if is_reference else {}
         if self.packing_samples:
-            logits, *hidden_list = (unpack(value, attention) for value in (logits, *hidden))
-            hidden = tuple(hidden_list)
+            hidden = tuple(unpack(value, attention) for value in hidden)
             activations = {name: unpack(value, attention) for name, value in activations.items()}
         indices = [getattr(length, "index", -1) for length in prompt_id_lens]
         result = ModelOutput(
-            logits, response_labels(ids, attention, lengths), hidden, ids, activations, indices
+            output["logits"],
+            response_labels(ids, attention, lengths),
+            hidden,
+            ids,
+            activations,
+            indices,
+            attention if self.packing_samples else None,
         )
         nll = negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
         return result, None, output.get("aux_loss", 0), nll
@@ -139,12 +143,7 @@ class PreferenceTrainer(DPOTrainer):
         self, policy: ModelOutput, _: None, reference: ModelOutput | None, __: None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
-        stats = token_stats(
-            policy.logits,
-            None if reference is None else reference.logits,
-            policy.labels,
-            with_kl=self.objective.needs.token_kl,
-        )
+        stats = statistics(policy, reference, with_kl=self.objective.needs.token_kl)
         seen = policy if reference is None else reference
         state = ReferenceState(seen.hidden_states, stats.response_mask, seen.token_ids, seen.activations)
         masks = self.mask_source(state)
