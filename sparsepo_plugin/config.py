@@ -43,6 +43,15 @@ def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
     return flags
 
 
+def read_flat(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file with dotted keys.
+
+    Raises:
+      UserError: file missing or not a YAML mapping.
+    """
+    return dict(_flatten(_read(path)))
+
+
 def dump(arguments: SimpleNamespace) -> str:
     """Write effective arguments as YAML that ``read_flags`` accepts; secrets become null."""
     header = "# Effective configuration; run it again with: sparsepo train --config FILE\n"

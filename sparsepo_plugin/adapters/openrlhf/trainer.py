@@ -143,7 +143,8 @@ class PreferenceTrainer(DPOTrainer):
             policy.logits,
             None if reference is None else reference.logits,
             policy.labels,
-            with_kl=self.objective.needs.token_kl,
+            # An evaluation measures the KL of every loss that has a reference, so that losses compare.
+            with_kl=self.objective.needs.token_kl or (self._evaluating and reference is not None),
         )
         seen = policy if reference is None else reference
         state = ReferenceState(seen.hidden_states, stats.response_mask, seen.token_ids, seen.activations)
