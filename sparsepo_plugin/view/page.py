@@ -95,7 +95,7 @@ def _payload(record: Record, configuration: dict[str, Any], source: str) -> dict
 
 def _pair(pair: Pair, places: dict[tuple[int, str], int]) -> dict[str, Any]:
     return {
-        "index": pair.index,
+        "index": pair.number,
         "prompt": text.clean(pair.prompt),
         "margin": _short(summary.margin(pair)),
         "sparsity": _short(summary.pair_sparsity(pair)),

@@ -32,16 +32,16 @@ class Response(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Both responses to a prompt; ``index`` is the pair's place in the evaluation data."""
+    """Both responses to a prompt; ``number`` is the pair's place in the evaluation data."""
 
-    index: int
+    number: int
     prompt: str
     chosen: Response
     rejected: Response
 
 
 class Record(NamedTuple):
-    """Pairs in order of their index, after ``step`` training steps."""
+    """Pairs in order of their number, after ``step`` training steps."""
 
     step: int
     pairs: list[Pair]

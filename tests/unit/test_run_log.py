@@ -73,6 +73,7 @@ def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_on
         "prompt": "w0 w1",
         "tokens": ["w2", "w3"],
         "token_ids": [2, 3],
+        "joined": [],
         "reward_mask": [2.0, 3.0],
         "kl_mask": None,
         "log_ratio": [0.5, 1.0],

@@ -53,7 +53,7 @@ def test_the_margin_equals_the_record_of_the_loss(tmp_path):
     for pair in record.pairs:
         scores = [
             sum(m * r + k * d for m, r, k, d in zip(*(row[key] for key in ORDER)))
-            for row in rows[2 * pair.index : 2 * pair.index + 2]
+            for row in rows[2 * pair.number : 2 * pair.number + 2]
         ]
         assert summary.margin(pair) == pytest.approx(scores[0] - scores[1])
 
