@@ -40,9 +40,8 @@ def write(base, tmp_path):
     """Write a grid file with changed keys; a key of value None is left out."""
 
     def written(**changed) -> Path:
-        content = {
-            key: value for key, value in {"base": base, **GRID, **changed}.items() if value is not None
-        }
+        given = {"base": base, **GRID, **changed}
+        content = {key: value for key, value in given.items() if value is not None}
         path = tmp_path / "grid.yaml"
         path.write_text(yaml.safe_dump(content))
         return path
@@ -183,9 +182,7 @@ def test_what_was_not_finished_under_this_very_configuration_begins_anew(write, 
     assert not set(trained) & {folder.name for folder in folders}
 
 
-def test_data_that_changed_under_the_same_name_are_other_data(
-    write, trained, base, inputs, tmp_path, monkeypatch
-):
+def test_data_that_changed_under_the_same_name_are_other_data(write, trained, base, inputs, tmp_path):
     data = tmp_path / "train.jsonl"
     data.write_text(inputs.train.read_text())
     small = {"losses": ["dpo"], "betas": [0.5], "seeds": [0]}
@@ -197,9 +194,7 @@ def test_data_that_changed_under_the_same_name_are_other_data(
         assert len(trained) == runs
 
 
-def test_a_run_that_fails_is_named_the_others_are_trained_and_it_is_tried_again(
-    write, trained, tmp_path, capsys
-):
+def test_a_run_that_fails_is_named_and_tried_again(write, trained, tmp_path, capsys):
     small = {"losses": ["dpo"], "betas": [0.5], "seeds": [0]}
     failing = {"dpo": [{"anchor_weight": "complement"}, {}]}
     path, out = write(**small, options=failing), tmp_path / "out"
@@ -220,7 +215,7 @@ def test_a_run_that_fails_is_named_the_others_are_trained_and_it_is_tried_again(
     assert len(trained) == 1
 
 
-def test_a_folder_of_somebody_else_and_a_sweep_at_work_are_left_alone(
+def test_somebody_elses_folder_and_a_sweep_at_work_are_left_alone(
     write, trained, tmp_path, capsys, monkeypatch
 ):
     path = write(losses=["dpo"], betas=[0.5], seeds=[0])
