@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
     def name(self) -> str:
         """A name for a folder; not unique, because it is cut."""
-        words = [self.loss, f"beta{self.beta:g}", *self.described().split(), f"seed{self.seed}"]
+        words = [self.loss, f"beta{self.beta:g}", f"seed{self.seed}", *self.described().split()]
         return re.sub(r"[^\w.=+-]+", "_", "-".join(words))[:_NAME_LENGTH]
 
 

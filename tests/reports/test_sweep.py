@@ -91,7 +91,7 @@ def test_the_grid_is_losses_x_betas_x_options_x_seeds_with_the_seeds_outermost(w
         *("--loss", "sparsepo", "--model.beta", "0.1", "--train.seed", "0"),
         *("--sparsepo.masks", "independent", "--sparsepo.reward_l1", "0.01"),
     ]
-    assert points[3].name() == "sparsepo-beta0.1-masks=independent-reward_l1=0.01-seed0"
+    assert points[3].name() == "sparsepo-beta0.1-seed0-masks=independent-reward_l1=0.01"
     assert [point.seed for point in grid.read(write(seeds=None)).points] == [0] * 4
 
 
