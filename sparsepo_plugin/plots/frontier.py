@@ -10,7 +10,7 @@ from sparsepo_plugin.plots import style
 FRONTIER, SPARSITY = "reward_kl_frontier", "sparsity_beta"
 _REWARDS = {
     "accuracy_unmasked": "accuracy, masks removed\n(share of held-out pairs)",
-    "margin_unmasked": "margin, masks removed\n(beta x nats, held-out mean)",
+    "log_ratio_margin": "log-ratio of chosen - of rejected\n(nats, held-out mean)",
 }
 _MASKS = {"reward_mask_sparsity": "reward mask", "kl_mask_sparsity": "KL mask"}
 Rows = list[dict[str, Any]]
@@ -52,6 +52,10 @@ def draw_frontier(rows: Rows) -> Any:
     }
     if not groups:
         return None
+    groups = {
+        name: {beta: list(map(_with_log_ratio, found)) for beta, found in betas.items()}
+        for name, betas in groups.items()
+    }
     made, axes = style.figure(len(_REWARDS))
     for axis, (metric, label) in zip(axes, _REWARDS.items()):
         for place, (name, betas) in enumerate(groups.items()):
@@ -59,8 +63,20 @@ def draw_frontier(rows: Rows) -> Any:
         axis.set_xlabel("KL(reference, policy) of held-out responses (nats)")
         axis.set_ylabel(label)
         axis.margins(0.08)
+    _explain(axes[0], groups)
     style.legend(made, axes)
     return made
+
+
+def _with_log_ratio(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its margin without beta, which compares runs of different betas."""
+    margin = row.get("margin_unmasked")
+    return {**row, "log_ratio_margin": None if margin is None else margin / row["beta"]}
+
+
+def _explain(axis: Any, groups: dict[str, dict[float, Rows]]) -> None:
+    if any(len(found) > 1 for betas in groups.values() for found in betas.values()):
+        axis.plot([], [], color="grey", marker="|", linewidth=0.7, label="mean, least and largest of seeds")
 
 
 def _draw_line(axis: Any, name: str, looks: style.Look, betas: dict[float, Rows], metric: str) -> None:
@@ -116,5 +132,6 @@ def draw_sparsity(rows: Rows) -> Any:
         axis.set_xlabel("beta (no unit, log scale)")
         axis.set_ylabel(f"{label}: share of tokens at 0 (held out)")
         axis.set_ylim(-0.03, 1.03)
+    _explain(axes[0], groups)
     style.legend(made, axes)
     return made

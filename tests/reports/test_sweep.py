@@ -18,6 +18,7 @@ from training import environment
 
 from sparsepo_plugin import cli
 from sparsepo_plugin.sweep import grid, process, run
+from sparsepo_plugin.view import record, summary
 
 GRID = {"losses": ["dpo", "sparsepo"], "betas": [0.1, 0.5], "seeds": [0, 1]}
 
@@ -238,9 +239,10 @@ def test_somebody_elses_folder_and_a_sweep_at_work_are_left_alone(
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_and_restarted_repeats_no_finished_run(write, tmp_path):
+def test_a_sweep_killed_and_restarted_repeats_no_finished_run(write, tmp_path, capsys):
     """Two real trainings; kill -9 in the second. The first is kept as it is, the second begins anew."""
-    path, out = write(losses=["dpo", "sparsepo"], betas=[0.5], seeds=[0]), tmp_path / "out"
+    options = {loss: [{"record": 7}] for loss in ("dpo", "sparsepo")}
+    path, out = write(betas=[0.5], seeds=[0], options=options), tmp_path / "out"
     command = [sys.executable, "-m", "sparsepo_plugin", "sweep", "--grid", str(path), "-o", str(out)]
     with open(tmp_path / "first.log", "w") as log:
         first = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, cwd=tmp_path)
@@ -253,12 +255,10 @@ def test_a_sweep_killed_and_restarted_repeats_no_finished_run(write, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in finished.parent.rglob("*")}
     assert finished.parent.name.startswith("dpo-beta0.5")
     (second / "trace").write_text("of the killed run")
-    done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=300, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert f"[1/2] {finished.parent.name}: already finished" in done.stdout
-    assert f"[2/2] {second.name}: training" in done.stdout
+    assert sweep(path, out) == 0
+    printed = capsys.readouterr().out
+    assert f"[1/2] {finished.parent.name}: already finished" in printed
+    assert f"[2/2] {second.name}: training" in printed
     assert {path: path.stat().st_mtime_ns for path in finished.parent.rglob("*")} == kept
     assert not (second / "trace").exists()
     rows = table(out)
@@ -267,6 +267,19 @@ def test_a_sweep_killed_and_restarted_repeats_no_finished_run(write, tmp_path):
         assert float(row["sequence_kl"]) > 0
         assert 0 <= float(row["accuracy_unmasked"]) <= 1
     assert (out / "reward_kl_frontier.png").is_file()
+    check_the_reports(rows, out, tmp_path)
+
+
+def check_the_reports(rows, out, tmp_path):
+    """The page's margins, times beta, are the trainer's own, for losses with and without a KL term."""
+    folders = [out / "runs" / row["run"] for row in rows]
+    for row, folder in zip(rows, folders):
+        margins = [summary.margin(pair) for pair in record.read(folder / "tokens.jsonl").pairs]
+        assert len(margins) == 7
+        assert 0.5 * sum(margins) / 7 == pytest.approx(float(row["margin"]), rel=1e-4, abs=1e-5)
+    assert cli.main(["view", str(folders[1]), "-o", str(tmp_path / "page.html")]) == 0
+    assert cli.main(["plot", *map(str, folders), "-o", str(tmp_path / "plots")]) == 0
+    assert (tmp_path / "plots/mask_histogram.svg").is_file()
 
 
 def wait_for_second(process, out):
