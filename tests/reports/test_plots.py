@@ -186,7 +186,7 @@ def test_the_frontier_leaves_out_what_has_no_kl_and_what_failed():
     rows += [row("simpo", 2.0, 0, sequence_kl=None)]
     figure = frontier.draw_frontier(rows)
     labels = [text for axis in figure.axes for text in axis.get_legend_handles_labels()[1]]
-    assert labels == ["dpo", "mean, least and largest of seeds", "dpo"]
+    assert sorted(labels) == ["dpo", "dpo", "mean, least and largest of seeds"]
     assert list(figure.axes[1].lines[0].get_ydata()) == [2.0]  # 0.2 / 0.1
     assert all("nats" in axis.get_xlabel() for axis in figure.axes)
     assert [text.get_text() for text in figure.axes[0].texts] == ["\u03b2=0.1"]
