@@ -3,7 +3,8 @@
 One line per response: ``schema_version``, ``step``, ``pair`` (index in the evaluation data), ``side``
 ("chosen" or "rejected"), ``prompt`` (text), and lists with one entry per response token: ``tokens`` (text),
 ``token_ids``, ``reward_mask``, ``kl_mask`` (null without a KL term), ``log_ratio`` and ``token_kl`` (nats;
-null without a reference); and ``joined``: [start, end, text] of tokens that are characters only together.
+null without a reference); and ``joined``: [start, end, text] of tokens that are characters only together, and
+``spaced``: places of tokens that follow a space which their own text lacks.
 Lines are sorted by pair, chosen first. Beside it, ``mask_histograms.jsonl``: one line per evaluation.
 """
 
@@ -72,6 +73,7 @@ class TokenRecord:
             "tokens": tokens,
             "token_ids": ids,
             "joined": self._joined(ids, tokens),
+            "spaced": self._spaced(int(token_ids[row, start - 1]), ids, tokens),
             "reward_mask": floats(masks.reward_mask),
             "kl_mask": floats(masks.kl_mask),
             "log_ratio": None if reference is None else floats(stats.policy_logps - reference),
@@ -92,6 +94,15 @@ class TokenRecord:
                         break
             start = end
         return spans
+
+    def _spaced(self, before: int, ids: list[int], tokens: list[str]) -> list[int]:
+        """Places of tokens whose own text lacks the space that the running text has before them."""
+        places, left = [], self.tokenizer.decode([before])
+        for place, (token, text) in enumerate(zip(ids, tokens)):
+            if self.tokenizer.decode([before, token]) == f"{left} {text}":
+                places.append(place)
+            before, left = token, text
+        return places
 
     def take(self) -> list[dict[str, Any]]:
         """Return what was kept and forget it."""

@@ -108,6 +108,7 @@ def _response(response: Response, places: dict[tuple[int, str], int]) -> dict[st
     return {
         "words": [places[key] for key in zip(response.token_ids, response.tokens)],
         "joined": text.spans(response),
+        "spaced": response.spaced,
         "sums": {key: _short(value) for key, value in summary.sums(response).items()},
         **{key: None if column is None else list(map(_short, column)) for key, column in values.items()},
     }

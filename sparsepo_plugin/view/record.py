@@ -22,6 +22,7 @@ class Response(NamedTuple):
       tokens: text of every token alone.
       token_ids: numbers of the tokens.
       joined: (start, end, text) of tokens that are characters only together.
+      spaced: places of tokens that follow a space which their own text lacks.
       values: the measured lists by name, None where the loss has none; not finite numbers are None.
     """
 
@@ -29,6 +30,7 @@ class Response(NamedTuple):
     token_ids: list[int]
     joined: list[tuple[int, int, str]]
     values: dict[str, Values | None]
+    spaced: tuple[int, ...] = ()
 
 
 class Pair(NamedTuple):
@@ -119,7 +121,8 @@ def _response(row: dict[str, Any], where: str) -> Response:
         values[key] = None if given is None else [_finite(value) for value in given]
     if values["reward_mask"] is None:
         raise UserError(f"{where}, key reward_mask: got None, expected a list of {size} numbers; {_REMEDY}")
-    return Response(tokens, ids, _spans(row.get("joined") or [], size, where), values)
+    spaced = _list({"spaced": [], **row}, "spaced", int, where)
+    return Response(tokens, ids, _spans(row.get("joined") or [], size, where), values, tuple(spaced))
 
 
 def _list(row: dict[str, Any], key: str, kind: Any, where: str, size: int | None = None) -> list[Any]:

@@ -79,6 +79,7 @@ def test_bytes_that_are_characters_only_together_are_joined():
     record = TokenRecord(1, Bytes())
     row = record._values(0, ids, TokenStats(zeros, zeros, None, response), Masks(zeros, None))
     assert row["joined"] == [(1, 3, "\xe9"), (3, 7, "\U0001f680")]
+    assert row["spaced"] == []
     assert row["tokens"][0] == "a"
     assert row["tokens"][1] == row["tokens"][-1] == "\ufffd"
 
@@ -120,6 +121,7 @@ def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_on
         "tokens": ["w2", "w3"],
         "token_ids": [2, 3],
         "joined": [],
+        "spaced": [0, 1],
         "reward_mask": [2.0, 3.0],
         "kl_mask": None,
         "log_ratio": [0.5, 1.0],

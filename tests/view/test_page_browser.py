@@ -129,11 +129,14 @@ def test_search_sort_and_the_vocabulary(open_page):
         for row, score in zip(rows[2 * pair :], (good, bad)):
             row |= {"reward_mask": [1.0] * 12, "kl_mask": None, "log_ratio": [score / 12] * 12}
     rows[8]["reward_mask"] = [0.0] * 12
+    rows[4] |= {"spaced": [0, 1], "tokens": ["alpha", "beta", *rows[4]["tokens"][2:]]}
     page = open_page(rows)
 
     def order():
         return [int(text.split()[1]) for text in page.locator("article h2").all_inner_texts()]
 
+    page.fill("#search", "alpha beta")
+    wait_for_count(page, "article", 1)
     page.fill("#search", "needle")
     wait_for_count(page, "article", 1)
     assert order() == [2]

@@ -193,6 +193,7 @@ def bad(**changed):
         (bad(log_ratio=["x"] * 12), ["line 1, key log_ratio"]),
         (bad(reward_mask=None), ["line 1, key reward_mask", "expected a list of 12 numbers"]),
         (bad(joined=[[3, 99, "x"]]), ["line 1, key joined", "[3, 99, 'x']"]),
+        (bad(spaced=["x"]), ["line 1, key spaced", "expected a list"]),
         ([["not an object"]], ["line 1", "got list, expected a JSON object"]),
     ],
 )

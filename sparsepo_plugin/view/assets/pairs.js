@@ -64,6 +64,7 @@ function textOf(pair) {
     const sides = pair.sides.map((side) => {
       const pieces = side.words.map((word) => data.words[word].text);
       for (const [start, end, text] of side.joined) pieces.fill("", start, end)[start] = text;
+      for (const place of side.spaced) pieces[place] = ` ${pieces[place]}`;
       return pieces.join("");
     });
     pair.text = [pair.prompt, ...sides].join("\n").toLowerCase();

@@ -8,10 +8,12 @@ function drawResponse(side, name) {
   const joints = new Map();
   for (const [start, end, text] of side.joined)
     for (let place = start; place < end; place++) joints.set(place, { start, end, text });
+  const spaced = new Set(side.spaced);
   side.words.forEach((word, place) => {
     const joint = joints.get(place);
     const inside = joint && place > joint.start;
-    const text = joint ? (inside ? "\u00b7" : joint.text) : data.words[word].text;
+    const own = joint ? (inside ? "\u00b7" : joint.text) : data.words[word].text;
+    const text = spaced.has(place) ? ` ${own}` : own;
     const token = element("span", { textContent: text, tabIndex: place ? -1 : 0 });
     token.place = place;
     token.joint = joint;
