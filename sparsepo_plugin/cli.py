@@ -1,4 +1,4 @@
-"""``sparsepo train | validate | export | ls | demo``."""
+"""``sparsepo train | validate | export | ls | demo | view | plot | sweep``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsepo_plugin import __version__, loss_table
+from sparsepo_plugin import __version__, loss_table, reports
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.main import guarded
 
@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="train a tiny model on generated data with planted tokens")
     demo.add_argument("--out", default="runs/demo", help="output folder")
     demo.add_argument("--seed", type=int, default=0)
+    reports.add_parsers(commands)
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.command in ("ls", "demo", "export"):
+    if rest and known.command not in ("train", "validate"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if known.command == "train":
         resume = ["--ckpt.load_enable"] if known.resume else []
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded(lambda: _export(known.checkpoint, known.out, known.merge))
     if known.command == "demo":
         return guarded(lambda: _demo(known.out, known.seed))
+    if known.command in reports.COMMANDS:
+        return guarded(lambda: reports.run(known))
     return guarded(lambda: _list(known.sites, known.readme))
 
 

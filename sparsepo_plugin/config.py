@@ -29,7 +29,7 @@ def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
       UserError: file missing or not YAML, unknown key (near matches named), or a switch that is not a bool.
     """
     flags: list[str] = []
-    for key, value in _flatten(_read(path)):
+    for key, value in flatten(read_tree(path)):
         if key not in known:
             raise unknown(f"key in {path}", key, known)
         if value is None:
@@ -41,6 +41,15 @@ def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
         else:
             flags += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
     return flags
+
+
+def read_flat(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file with dotted keys.
+
+    Raises:
+      UserError: file missing or not a YAML mapping.
+    """
+    return dict(flatten(read_tree(path)))
 
 
 def dump(arguments: SimpleNamespace) -> str:
@@ -62,7 +71,12 @@ def _plain(value: Any, key: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file as it is nested.
+
+    Raises:
+      UserError: file missing or not a YAML mapping.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -75,10 +89,11 @@ def _read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested mapping."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         else:
             yield name, value

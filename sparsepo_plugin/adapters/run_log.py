@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin import checkpoint
+from sparsepo_plugin.adapters import token_record
 
 CONFIG_FILE = "sparsepo_config.yaml"
 RUN_FILE = "sparsepo_run.json"
@@ -42,15 +43,12 @@ class RunLog:
             **record,
         }
         checkpoint.write_text(self.folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
-        checkpoint.write_text(self.folder / METRICS_FILE, self._metrics_until(step) if step else "")
-
-    def _metrics_until(self, step: int) -> str:
-        """Lines of an interrupted run up to a step; what it wrote after its last checkpoint is done again."""
-        file = self.folder / METRICS_FILE
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        # The last piece has no newline: it is empty, or a line that a kill cut off.
-        lines = text.split("\n")[:-1]
-        return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
+        checkpoint.write_text(self.folder / METRICS_FILE, _lines_until(self.folder / METRICS_FILE, step))
+        histograms = self.folder / token_record.HISTOGRAMS_FILE
+        if step and histograms.is_file():
+            checkpoint.write_text(histograms, _lines_until(histograms, step))
+        elif not step:
+            token_record.forget(self.folder)
 
     def metrics(self, step: int, split: str, values: dict[str, Any]) -> None:
         """Append a line: step, split ("train" or "eval"), every metric (null where not a finite number)."""
@@ -86,6 +84,14 @@ class DeadMaskWatch:
                     f"again with --sparsepo.init unit, a lower L1 penalty or --sparsepo.floor"
                 )
         return "\n".join(warnings)
+
+
+def _lines_until(file: Path, step: int) -> str:
+    """Lines of an interrupted run up to a step; what it wrote after its last checkpoint is done again."""
+    text = file.read_text(encoding="utf-8") if step and file.is_file() else ""
+    # The last piece has no newline: it is empty, or a line that a kill cut off.
+    lines = text.split("\n")[:-1]
+    return "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step)
 
 
 def _version(package: str) -> str | None:

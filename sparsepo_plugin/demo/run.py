@@ -24,15 +24,14 @@ from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.plots.training import plot
+from sparsepo_plugin.view.page import view
 
 TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS = 800, 300, 600
 SUPERVISED_STEPS, EPOCHS, BATCH, MAX_LEN = 300, 3, 16, 64
 SETTINGS: dict[str, Any] = {
     "loss": "sparsepo",
-    "sparsepo.masks": "common",
-    "sparsepo.mask_lr": 1e-2,
-    "sparsepo.reward_l1": 3e-3,
-    "sparsepo.kl_l1": 3e-3,
+    "sparsepo.record": HELD_OUT_PAIRS,
     "model.beta": 0.5,
     "adam.lr": 3e-4,
     "train.batch_size": BATCH,
@@ -77,7 +76,9 @@ def demo(out: str, seed: int = 0) -> None:
     print(f"[2/3] --loss {SETTINGS['loss']}: {steps} steps through OpenRLHF's DPOTrainer on DeepSpeed")
     _train(paths, seed, steps)
     print("[3/3] planted tokens found by the mask, on held-out pairs")
-    _report(paths, seed, time.monotonic() - started)
+    _report(paths, seed)
+    _show(paths)
+    print(f"done in {time.monotonic() - started:.0f} s")
 
 
 def _prepare(out: Path, seed: int) -> Paths:
@@ -161,7 +162,7 @@ def _metrics(path: Path, split: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
-def _report(paths: Paths, seed: int, seconds: float) -> None:
+def _report(paths: Paths, seed: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(paths.reference, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(paths.reference)
     pairs = language.read_jsonl(paths.held_out)
@@ -188,7 +189,15 @@ def _report(paths: Paths, seed: int, seconds: float) -> None:
         ("training log", paths.log),
     ):
         print(f"  {label:38}{path}")
-    print(f"done in {seconds:.0f} s")
+
+
+def _show(paths: Paths) -> None:
+    """Write the page of the held-out pairs' tokens, and the plots where matplotlib is installed."""
+    view(str(paths.output), str(paths.output.parent / "tokens.html"))
+    try:
+        plot([str(paths.output)], str(paths.output.parent / "plots"))
+    except UserError as error:
+        print(f"no plots: {error}")
 
 
 def _interval(share: float, count: int) -> str:

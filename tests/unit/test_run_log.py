@@ -37,6 +37,53 @@ def test_a_new_run_empties_the_metrics_and_a_resumed_one_goes_on_where_its_check
     assert json.loads((tmp_path / "sparsepo_run.json").read_text())["processes"] == 2
 
 
+def test_a_new_run_forgets_the_record_of_an_older_one_and_a_resumed_one_goes_on(tmp_path):
+    log = RunLog(tmp_path, active=True)
+    files = [tmp_path / name for name in ("tokens.jsonl", "mask_histograms.jsonl")]
+    for step in (5, 10):
+        token_record.write(tmp_path, step, [])
+    with open(files[1], "a") as file:
+        file.write('{"step": 15, "edg')  # a kill cut this line off
+    log.start("a: 1\n", {}, 1, step=5)
+    assert [json.loads(line)["step"] for line in files[1].read_text().splitlines()] == [5]
+    assert files[0].is_file()
+    log.start("a: 1\n", {}, 1, step=0)
+    assert not any(path.exists() for path in files)
+
+
+def test_the_histogram_counts_zeros_values_in_bins_and_values_outside_them(tmp_path):
+    masks = [0.0, 0.0, 1e-5, 0.001, 1.0, 1.2, 9.9, 10.0, 50.0]
+    token_record.write(tmp_path, 3, [{"pair": 0, "side": "chosen", "reward_mask": masks, "kl_mask": None}])
+    row = json.loads((tmp_path / "mask_histograms.jsonl").read_text())
+    edges, counts = row["edges"], row["reward_mask"]["counts"]
+    assert (row["step"], row["kl_mask"], row["reward_mask"]["zeros"]) == (3, None, 2)
+    assert (edges[0], edges[8], edges[-1], len(edges)) == (0.001, 0.01, 10, 33)
+    assert len(counts) == len(edges) + 1
+    assert (counts[0], counts[1], counts[-2], counts[-1]) == (1, 1, 1, 2)
+    assert counts[1 + edges.index(1.0)] == 2
+    assert sum(counts) == 7
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes, some of which are characters only together."""
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
+def test_bytes_that_are_characters_only_together_are_joined():
+    text = "a\xe9\U0001f680b".encode() + b"\xff\xc3"
+    ids = torch.tensor([[0, *text]])
+    response = torch.ones(1, len(text), dtype=torch.bool)
+    zeros = torch.zeros(1, len(text))
+    record = TokenRecord(1, Bytes())
+    row = record._values(0, ids, TokenStats(zeros, zeros, None, response), Masks(zeros, None))
+    assert row["joined"] == [(1, 3, "\xe9"), (3, 7, "\U0001f680")]
+    assert row["spaced"] == []
+    assert row["tokens"][0] == "a"
+    assert row["tokens"][1] == row["tokens"][-1] == "\ufffd"
+
+
 def test_only_the_first_process_writes(tmp_path):
     log = RunLog(tmp_path, active=False)
     log.start("a: 1\n", {}, 2, step=0)
@@ -73,6 +120,8 @@ def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_on
         "prompt": "w0 w1",
         "tokens": ["w2", "w3"],
         "token_ids": [2, 3],
+        "joined": [],
+        "spaced": [0, 1],
         "reward_mask": [2.0, 3.0],
         "kl_mask": None,
         "log_ratio": [0.5, 1.0],

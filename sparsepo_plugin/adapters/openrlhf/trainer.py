@@ -143,7 +143,9 @@ class PreferenceTrainer(DPOTrainer):
         self, policy: ModelOutput, _: None, reference: ModelOutput | None, __: None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
-        stats = statistics(policy, reference, with_kl=self.objective.needs.token_kl)
+        # An evaluation measures the KL of every loss that has a reference, so that losses compare.
+        with_kl = self.objective.needs.token_kl or (self._evaluating and reference is not None)
+        stats = statistics(policy, reference, with_kl=with_kl)
         seen = policy if reference is None else reference
         state = ReferenceState(seen.hidden_states, stats.response_mask, seen.token_ids, seen.activations)
         masks = self.mask_source(state)

@@ -1,0 +1,1 @@
+"""A grid of trainings with the real trainer."""

@@ -1,0 +1,1 @@
+"""A page that shows what the masks did, token by token."""
