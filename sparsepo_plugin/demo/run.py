@@ -110,10 +110,11 @@ def _build_reference(paths: Paths, seed: int) -> None:
         learning_rate=1e-2,
         seed=seed,
         max_length=MAX_LEN,
+        prompts=[pair.prompt for pair in pairs for _ in range(2)],
     )
     floor = language.entropy_floor(pairs)
     print(
-        f"      cross entropy {losses[0]:.2f} -> {losses[-1]:.2f} nats per token (best possible {floor:.2f})"
+        f"      cross entropy {losses[0]:.2f} -> {losses[-1]:.2f} nats per response token (of the language: {floor:.2f})"
     )
     tiny.save_tiny(paths.reference, model, tokenizer)
 
