@@ -9,6 +9,7 @@ gradients, optimizer, activations and logits, as a GPU's allocator would count t
 every freed block back at once, so that the peak is of memory in use. Rows: upstream's loss and trainer
 ("upstream"), and ours; padded and packed. The median of --repeats runs counts; the spread is printed. A
 CSV row is written per line of the table: MiB, ratio, device, commit.
+Pages of libraries that a training is the first to touch count in every row alike.
 """
 
 from __future__ import annotations

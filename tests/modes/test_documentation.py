@@ -15,7 +15,7 @@ from sparsepo_plugin.adapters.openrlhf import flags
 DOCUMENT = Path(__file__).parents[2] / "docs/modes.md"
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines()
+    for line in DOCUMENT.read_text(encoding="utf-8").split("\n## ")[0].splitlines()
     if line.startswith("|") and not line.startswith(("| mode", "| ---"))
 ]
 RUNS = {*mode_runs.single_runs(NOWHERE), *mode_runs.double_runs(NOWHERE), "cells", "half"}
