@@ -113,9 +113,8 @@ def _build_reference(paths: Paths, seed: int) -> None:
         prompts=[pair.prompt for pair in pairs for _ in range(2)],
     )
     floor = language.entropy_floor(pairs)
-    print(
-        f"      cross entropy {losses[0]:.2f} -> {losses[-1]:.2f} nats per response token (of the language: {floor:.2f})"
-    )
+    change = f"{losses[0]:.2f} -> {losses[-1]:.2f} nats per response token"
+    print(f"      cross entropy {change} (of the language: {floor:.2f})")
     tiny.save_tiny(paths.reference, model, tokenizer)
 
 
