@@ -15,10 +15,17 @@ case "$location" in
   *) echo "error: imported $location, expected the installed wheel"; exit 1 ;;
 esac
 "$(dirname "$python")/sparsepo" --version
-"$(dirname "$python")/sparsepo" ls | grep -q -- "--sparsepo.masks"
+# Not through a pipe: grep -q closes it at the first match, and the writer fails.
+"$(dirname "$python")/sparsepo" ls > losses.txt
+grep -q -- "--sparsepo.masks" losses.txt
 "$(dirname "$python")/eval-harness" ls > /dev/null
 status=0
 "$(dirname "$python")/sparsepo" validate --loss sparspo 2> error.txt || status=$?
 test "$status" = 2
 grep -q "did you mean sparsepo" error.txt
-echo "wheel: 4 passed, 0 failed"
+# The page's style and program are files of the package.
+echo '{"schema_version":1,"step":1,"pair":0,"side":"chosen","prompt":"p","tokens":["a"],"token_ids":[1],"reward_mask":[1.0]}' > tokens.jsonl
+sed 's/chosen/rejected/' tokens.jsonl > rejected.jsonl && cat rejected.jsonl >> tokens.jsonl
+"$(dirname "$python")/sparsepo" view tokens.jsonl -o page.html
+grep -q "IntersectionObserver" page.html
+echo "wheel: 5 passed, 0 failed"
