@@ -63,7 +63,8 @@ class ItemRecord:
 
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
     `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1. `outputs` are the raw
-    answers: generated texts, or [log-probability in nats, is greedy] per choice.
+    answers: generated texts, or [log-probability in nats, is greedy] per choice; `choices` are then the texts
+    scored, in the same order.
     """
 
     task: str
@@ -75,6 +76,7 @@ class ItemRecord:
     outputs: list[Any]
     target: str
     prompt: str
+    choices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
