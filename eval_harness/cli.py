@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -225,4 +226,8 @@ def main(argv: list[str] | None = None) -> int:
         return dispatch(argv)
     except UserError as error:
         print(f"eval-harness: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # A fault of ours: Python's own exit code for it, 1, would read as REGRESSED.
+        traceback.print_exc()
         return 2

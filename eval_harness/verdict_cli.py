@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +58,7 @@ def compare(args: argparse.Namespace) -> int:
     from eval_harness.reports.wording import table
 
     decision = _decision(args)
-    print(json.dumps(decision.to_json(), indent=1, ensure_ascii=False) if args.json else table(decision))
+    _say(json.dumps(decision.to_json(), indent=1) if args.json else table(decision))
     return 0
 
 
@@ -69,7 +71,7 @@ def gate(args: argparse.Namespace) -> int:
     discard_reports(folder)
     decision = _decision(args)
     page = write_reports(folder, decision)
-    print(f"{table(decision)}\nreport: {page}")
+    _say(f"{table(decision)}\nreport: {page}")
     return decision.exit_code
 
 
@@ -89,8 +91,17 @@ def report(args: argparse.Namespace) -> int:
             remedy="eval-harness gate RUN --baseline RUN --gates FILE",
         )
     decision = stored if stored is not None else _decision(args)
-    print(f"{decision.verdict}  report: {write_reports(folder, decision)}")
+    _say(f"{decision.verdict}  report: {write_reports(folder, decision)}")
     return 0
+
+
+def _say(text: str) -> None:
+    """Print; a reader that has gone away (`| head`) changes no verdict and no exit code."""
+    try:
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it exits; source: the note on SIGPIPE in the signal module's page.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _decision(args: argparse.Namespace) -> "Decision":

@@ -52,7 +52,7 @@ def forest(decision: Decision) -> Markup:
 
 
 def _row(gate: Verdict, y: int, at: Callable[[float], float]) -> Markup:
-    name = gate.name if len(gate.name) <= 34 else gate.name[:33] + "…"
+    name = gate.name if len(gate.name) <= 28 else gate.name[:27] + "…"
     low, high, centre = at(gate.paired.low), at(gate.paired.high), at(gate.paired.difference)
     marks = {
         KEPT: Markup('<circle cx="{0}" cy="{1}" r="5.5"/>').format(centre, y),

@@ -20,15 +20,14 @@ def render(decision: Decision) -> str:
         "",
         _cell(wording.headline(decision)),
         "",
-        f"| gate | baseline | candidate | difference | {level} | margin | verdict | items |",
+        f"| gate | verdict | difference | {level} | margin | baseline | candidate | items |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for gate in decision.gates:
         found = gate.paired
-        numbers = f"{found.baseline:.3f} | {found.candidate:.3f} | {found.difference:+.3f}"
-        verdict = f"{_SIGNS[gate.verdict]} {gate.verdict}"
-        tail = f"{wording.interval(gate)} | {gate.margin:g} | {verdict} | {wording.items(gate)}"
-        lines.append(f"| {_cell(gate.name)} | {numbers} | {tail} |")
+        first = f"{_cell(gate.name)} | {_SIGNS[gate.verdict]} {gate.verdict} | {found.difference:+.3f}"
+        tail = f"{found.baseline:.3f} | {found.candidate:.3f} | {wording.items(gate)}"
+        lines.append(f"| {first} | {wording.interval(gate)} | {gate.margin:g} | {tail} |")
     lines.append("")
     for gate in decision.gates:
         remarks = [*wording.remarks(gate), wording.tests(gate)]
@@ -49,7 +48,7 @@ def render(decision: Decision) -> str:
 def _flip(flip: Flip) -> list[str]:
     parts = (
         ("prompt", flip.prompt),
-        ("target", flip.target),
+        ("target", wording.target(flip)),
         ("baseline", wording.answer(flip, flip.baseline_outputs)),
         ("candidate", wording.answer(flip, flip.candidate_outputs)),
     )

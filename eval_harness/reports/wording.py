@@ -61,11 +61,13 @@ def remarks(gate: Verdict) -> list[str]:
 
 def table(decision: Decision) -> str:
     """The decision for a terminal."""
-    rows = [("gate", "baseline", "candidate", "difference", level(decision), "margin", "verdict", "items")]
+    rows = [("gate", "verdict", "difference", level(decision), "margin", "baseline", "candidate", "items")]
     for gate in decision.gates:
         found = gate.paired
-        numbers = (f"{found.baseline:.3f}", f"{found.candidate:.3f}", f"{found.difference:+.3f}")
-        rows.append((gate.name, *numbers, interval(gate), f"{gate.margin:g}", gate.verdict, items(gate)))
+        ends = (f"{found.baseline:.3f}", f"{found.candidate:.3f}", items(gate))
+        rows.append(
+            (gate.name, gate.verdict, f"{found.difference:+.3f}", interval(gate), f"{gate.margin:g}", *ends)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     for number, gate in enumerate(decision.gates, start=1):
@@ -82,6 +84,13 @@ def tests(gate: Verdict) -> str:
     counts = f"{found.lost} lost, {found.gained} gained (discordance {found.discordance:.3f}"
     effect = f", design effect {found.design_effect:.2f}" if found.clusters != found.n else ""
     return f"{counts}{effect}); p of a drop {p_value(found.p)}, Holm {p_value(gate.p_holm)} ({found.method})"
+
+
+def target(flip: Flip) -> str:
+    """The right answer; of a choice given by its number, the choice too."""
+    if flip.target.isdecimal() and int(flip.target) < len(flip.choices):
+        return f"{flip.target}: {flip.choices[int(flip.target)].strip()}"
+    return flip.target
 
 
 def answer(flip: Flip, outputs: list[Any]) -> str:
