@@ -1,4 +1,4 @@
-"""The gate on real runs: a generated multiple-choice task of a shipped schema, a tiny model trained to do it."""
+"""The gate on real runs: generated multiple-choice tasks of shipped schemas, a tiny model trained on them."""
 
 import json
 import shutil
@@ -9,43 +9,11 @@ import torch
 
 from eval_harness.cli import main
 from eval_harness.output import read_result
-from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.choices import write_choice_tasks
-from sparsepo_plugin.demo.supervised import supervised_start
+
+from .conftest import CHOICE_ITEMS as ITEMS
 
 pytestmark = pytest.mark.slow
-ITEMS = 300
-
-
-@pytest.fixture(scope="session")
-def choice_tasks(tmp_path_factory):
-    """data.yaml, tasks.yaml and gates.yaml, with the items of two shipped tasks."""
-    folder = tmp_path_factory.mktemp("choices")
-    write_choice_tasks(folder, ITEMS, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A tiny model that has learned the toy language."""
-    folder = tmp_path_factory.mktemp("trained")
-    tokenizer = tiny.build_tokenizer(language.vocabulary())
-    model = tiny.build_model(tokenizer, seed=0)
-    pairs = language.generate_pairs(300, seed=1)
-    texts = [pair.prompt + side for pair in pairs for side in (pair.chosen, pair.rejected)]
-    supervised_start(
-        model,
-        tokenizer,
-        texts,
-        steps=150,
-        batch_size=32,
-        learning_rate=1e-2,
-        seed=0,
-        max_length=64,
-        progress=False,
-    )
-    tiny.save_tiny(folder / "model", model, tokenizer)
-    return folder / "model"
 
 
 def noisy_copy(model, folder, scale, seed=0):
