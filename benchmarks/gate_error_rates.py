@@ -158,10 +158,10 @@ def main(argv=None):
         f"Written by `python benchmarks/gate_error_rates.py --reps {args.reps} --seed {args.seed}`:",
         f"alpha {ALPHA}, {args.reps} experiments per cell (graded scores {args.reps // 4}).",
         "",
-        "Correlation is that of the latent normal values of a cluster's items; 1 is the same question several",
-        "times. McNemar's test is exact and discrete, so its size lies below alpha; REGRESSED is rarer still",
-        "where a significant drop is inside the margin (then KEPT). Discordance of graded scores is the mean",
-        "squared difference.",
+        "Correlation is that of the latent normal values of a cluster's items; 1 is the same question",
+        "several times. McNemar's test is exact and discrete, so its size lies below alpha; REGRESSED is",
+        "rarer still where a significant drop is inside the margin (then KEPT). Discordance of graded scores",
+        "is the mean squared difference.",
     ]
     sound = True
     tables = (

@@ -26,6 +26,14 @@ RUN_BLOCKS = [
 ]
 
 
+# Stands in for the hub's command line: the arguments must be right, then the model is there.
+HF = """#!/bin/sh
+test "$*" = "download owner/policy --revision v1 --local-dir eval-gate/models/checkpoint" || exit 9
+mkdir -p "$6"
+cp -r {model}/. "$6"
+"""
+
+
 @pytest.fixture
 def runner(tmp_path):
     """A workspace whose PATH holds eval-harness and python of this environment."""
@@ -55,7 +63,10 @@ def shown(runner):
     return "\n".join(f"{name}: {code}\n{text}" for name, code, text in runner.log)
 
 
-def test_a_checkpoint_as_good_as_its_baseline_passes(runner, inputs):
+def test_a_checkpoint_as_good_as_its_baseline_passes(runner, inputs, trained, tmp_path):
+    (tmp_path / "bin" / "hf").write_text(HF.format(model=trained))
+    (tmp_path / "bin" / "hf").chmod(0o755)
+    inputs["checkpoint"] = "hf:owner/policy@v1"
     outputs = run_workflow(runner, WORKFLOW, {**inputs, "checkpoint-artifact": "policy"})
     assert not runner.failed, shown(runner)
     assert [name for name, _, _ in runner.log] == RUN_BLOCKS

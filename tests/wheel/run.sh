@@ -17,8 +17,10 @@ esac
 "$(dirname "$python")/sparsepo" --version
 "$(dirname "$python")/sparsepo" ls | grep -q -- "--sparsepo.masks"
 "$(dirname "$python")/eval-harness" ls > /dev/null
+"$(dirname "$python")/eval-harness" validate --gates quick > /dev/null
+"$python" -c "from eval_harness.reports.html import _TEMPLATE; assert _TEMPLATE.is_file(), _TEMPLATE"
 status=0
 "$(dirname "$python")/sparsepo" validate --loss sparspo 2> error.txt || status=$?
 test "$status" = 2
 grep -q "did you mean sparsepo" error.txt
-echo "wheel: 4 passed, 0 failed"
+echo "wheel: 6 passed, 0 failed"
