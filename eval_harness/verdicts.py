@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval_harness.stats.paired import Paired
-from eval_harness.types import _build
+from eval_harness.types import build
 
 SCHEMA_VERSION = 1
 REGRESSED, KEPT, UNDECIDED = "REGRESSED", "KEPT", "UNDECIDED"
@@ -40,7 +40,7 @@ class Verdict:
     def from_json(cls, data: dict[str, Any]) -> "Verdict":
         """Invert `dataclasses.asdict`."""
         given = {**data, "tasks": tuple(data["tasks"]), "notes": tuple(data["notes"])}
-        return _build(cls, {**given, "paired": _build(Paired, data["paired"])})
+        return build(cls, {**given, "paired": build(Paired, data["paired"])})
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Flip:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Flip":
         """Invert `dataclasses.asdict`."""
-        return _build(cls, {**data, "choices": tuple(data["choices"])})
+        return build(cls, {**data, "choices": tuple(data["choices"])})
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,13 @@ class Decision:
             raise ValueError(f"schema_version: got {data.get('schema_version')}, expected {SCHEMA_VERSION}")
         given = {key: value for key, value in data.items() if key != "exit_code"}
         try:
-            given["candidate"], given["baseline"] = (
-                _build(RunId, data[k]) for k in ("candidate", "baseline")
-            )
+            given["candidate"], given["baseline"] = (build(RunId, data[k]) for k in ("candidate", "baseline"))
             given["gates"] = tuple(Verdict.from_json(gate) for gate in data["gates"])
             given["flips"] = tuple(Flip.from_json(flip) for flip in data["flips"])
             given["notes"] = tuple(data["notes"])
         except KeyError as error:
             raise ValueError(f"Decision: missing key {error}") from error
-        return _build(cls, given)
+        return build(cls, given)
 
 
 def overall(gates: tuple[Verdict, ...]) -> str:

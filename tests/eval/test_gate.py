@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from eval_harness.decide import judge
 from eval_harness.output import read_items, read_result, write_run
 from eval_harness.stats.paired import paired
 
+from .conftest import REPO
 from .runs import METRIC, make_items, make_run, values
 
 GATES = "version: 1\nmargin: 0.05\ndiscordance: 0.1\ngates: {alpha: {}, beta: {}}\n"
@@ -399,3 +402,19 @@ def gates_file(tmp_path, text="version: 1\ngates: {alpha: {}}\n"):
 
 def test_made_items_are_what_a_run_writes(tmp_path):
     assert read_items(make_run(tmp_path, {"alpha": [1, 0]})) == make_items("alpha", [1, 0])
+
+
+def test_a_reader_that_goes_away_changes_no_exit_code(place):
+    command = " ".join([sys.executable, "-m", "eval_harness", *place(alpha=REGRESSED)])
+    script = f"{command} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=REPO, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_fault_of_the_harness_does_not_read_as_regressed(place, tmp_path, capsys, monkeypatch):
+    args = place()
+    assert main(args) == 0
+    monkeypatch.setattr("eval_harness.decide.holm", lambda p_values: 1 / 0)
+    assert main(args) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert not list((tmp_path / "a" / "report").iterdir())
