@@ -107,7 +107,7 @@ def row(case, reps, rng):
     """One line of the table, and whether both error rates are within alpha plus three standard errors."""
     none, margin, double = (rates(case, times * case.margin, reps, rng) for times in (0, 1, 2))
     limit = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / reps)
-    formula = keep_power(case.items, none[3], case.margin, ALPHA, none[2])
+    formula = keep_power(case.items, none[3], case.margin, ALPHA, none[2], case.graded)
     error = 1.96 * math.sqrt(ALPHA * (1 - ALPHA) / reps)
     cells = [str(case), f"{none[0]:.3f}", f"{margin[1]:.3f}", f"±{error:.3f}"]
     cells += [f"{none[1]:.3f}", f"{formula:.3f}", f"{double[0]:.3f}", f"{none[2]:.2f}"]

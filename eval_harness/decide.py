@@ -6,7 +6,7 @@ from eval_harness.compare import Pair, Run, check_mean, differences, item_value,
 from eval_harness.errors import UserError
 from eval_harness.gates import Gate, GateFile
 from eval_harness.stats.multiple import holm
-from eval_harness.stats.paired import NO_TEST, PAIRED_T, Paired, paired
+from eval_harness.stats.paired import NO_TEST, Paired, paired
 from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 from eval_harness.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, RunId, Verdict, overall
@@ -145,19 +145,7 @@ def needed(found: Paired, items: int, margin: float, file: GateFile) -> int | No
     """Documents that would decide with probability 0.8 if everything stayed as measured."""
     if found.method == NO_TEST:
         return None
-    lost, gained = found.lost / found.n, found.gained / found.n
-    if found.method == PAIRED_T:
-        lost = gained = found.discordance / 2
-    count = items_to_decide(
-        lost,
-        gained,
-        found.difference,
-        found.variance,
-        margin,
-        file.alpha,
-        len(file.gates),
-        found.design_effect,
-    )
+    count = items_to_decide(found, margin, file.alpha, len(file.gates))
     return max(items + 1, math.ceil(count * items / found.n))
 
 

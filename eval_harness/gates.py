@@ -22,7 +22,7 @@ class Gate:
 
     `tasks` are names or patterns with a star. `metric` None: the one that the preset names for these tasks.
     `margin` is the largest acceptable drop, in the metric's unit. `items`, `discordance` (share of items that
-    two equally good models answer differently; for graded scores the mean squared difference) and
+    two equally good models answer differently; for `graded` scores the mean squared difference) and
     `design_effect` (items per independent item, at least 1) are for the power that `validate` computes.
     """
 
@@ -34,6 +34,7 @@ class Gate:
     items: int | None = None
     discordance: float | None = None
     design_effect: float = 1.0
+    graded: bool = False
 
     def select(self, known: list[str]) -> list[str]:
         """Names among `known` that the gate covers, in their order.
@@ -140,8 +141,9 @@ def _parse_gate(name: str, raw: dict[str, Any]) -> Gate:
     metric = raw.get("metric")
     if metric is not None and not (isinstance(metric, str) and "," in metric):
         raise UserError(f"gate {name}: metric", got=metric, expected='"name,filter", e.g. "acc,none"')
-    if not isinstance(raw.get("blocking", True), bool):
-        raise UserError(f"gate {name}: blocking", got=raw["blocking"], expected="true or false")
+    for key in ("blocking", "graded"):
+        if not isinstance(raw.get(key, True), bool):
+            raise UserError(f"gate {name}: {key}", got=raw[key], expected="true or false")
     items = raw.get("items")
     if items is not None and (isinstance(items, bool) or not isinstance(items, int) or items < 1):
         raise UserError(f"gate {name}: items", got=items, expected="a positive integer")
@@ -155,6 +157,7 @@ def _parse_gate(name: str, raw: dict[str, Any]) -> Gate:
         items=items,
         discordance=None if share is None else _number(share, f"gate {name}: discordance", 0, 1.000001),
         design_effect=_number(raw.get("design_effect", 1.0), f"gate {name}: design_effect", 0.999999, 1e6),
+        graded=raw.get("graded", False),
     )
 
 
@@ -200,11 +203,11 @@ def check_power(file: GateFile, counts: dict[str, int] | None, allow_low: bool) 
                 expected="both",
                 remedy="add them to the gate (`compare` prints discordance), or pass --run RUN for items",
             )
-        told = (gate.discordance, gate.margin, file.alpha, gate.design_effect)
-        reached = power.keep_power(items, *told)
-        enough = power.items_for_power(*told)
+        rest = (file.alpha, gate.design_effect, gate.graded)
+        reached = power.keep_power(items, gate.discordance, gate.margin, *rest)
+        enough = power.items_for_power(gate.discordance, gate.margin, *rest)
         if reached < power.POWER and not allow_low:
-            margin = power.margin_for_power(items, gate.discordance, file.alpha, gate.design_effect)
+            margin = power.margin_for_power(items, gate.discordance, *rest)
             raise UserError(
                 f"gate {gate.name}: too weak",
                 got=f"power {reached:.2f} with {items} items, margin {gate.margin:g}",

@@ -9,77 +9,77 @@ import math
 from scipy import stats
 
 from eval_harness.stats.binary import null_variance
+from eval_harness.stats.paired import PAIRED_T, Paired
 
 POWER = 0.8
 
 
-def keep_power(items: float, discordance: float, margin: float, alpha: float, effect: float = 1.0) -> float:
-    """P(KEPT | nothing changed on average) of a right-or-wrong metric.
+def _null_deviation(discordance: float, margin: float, graded: bool) -> float:
+    """Standard deviation of an item's difference under H0: difference = -margin, as the test estimates it."""
+    # Right-or-wrong answers cannot drop by the margin without as much discordance; graded scores can.
+    return math.sqrt(discordance if graded else null_variance(discordance / 2, discordance / 2, -margin))
+
+
+def keep_power(
+    items: float,
+    discordance: float,
+    margin: float,
+    alpha: float,
+    effect: float = 1.0,
+    graded: bool = False,
+) -> float:
+    """P(KEPT | nothing changed on average).
 
     Equation: Phi((margin sqrt(n) - z_{1-alpha} sd0) / sd1) with n = items / effect, sd1^2 = discordance, and
-    sd0 the score test's standard deviation under H0: difference = -margin.
+    sd0 the score test's standard deviation under H0: difference = -margin (graded scores: sd1).
     """
-    sd0 = math.sqrt(null_variance(discordance / 2, discordance / 2, -margin))
+    sd0 = _null_deviation(discordance, margin, graded)
     reach = margin * math.sqrt(items / effect) - float(stats.norm.ppf(1 - alpha)) * sd0
     return float(stats.norm.cdf(reach / math.sqrt(discordance)))
 
 
 def items_for_power(
-    discordance: float, margin: float, alpha: float, effect: float = 1.0, power: float = POWER
+    discordance: float, margin: float, alpha: float, effect: float = 1.0, graded: bool = False
 ) -> int:
-    """Fewest items at which `keep_power` reaches `power`."""
-    sd0 = math.sqrt(null_variance(discordance / 2, discordance / 2, -margin))
-    return _items(sd0, math.sqrt(discordance), margin, alpha, effect, power)
+    """Fewest items at which `keep_power` reaches 0.8."""
+    sd0 = _null_deviation(discordance, margin, graded)
+    return _items(sd0, math.sqrt(discordance), margin, alpha, effect)
 
 
 def margin_for_power(
-    items: float, discordance: float, alpha: float, effect: float = 1.0, power: float = POWER
+    items: float, discordance: float, alpha: float, effect: float = 1.0, graded: bool = False
 ) -> float:
-    """Smallest margin, to a thousandth, at which `keep_power` reaches `power`; 1 where none does."""
+    """Smallest margin, to a thousandth, at which `keep_power` reaches 0.8; 1 where none does."""
     for thousandths in range(1, 1000):
-        if keep_power(items, discordance, thousandths / 1000, alpha, effect) >= power:
+        if keep_power(items, discordance, thousandths / 1000, alpha, effect, graded) >= POWER:
             return thousandths / 1000
     return 1.0
 
 
-def _items(sd0: float, sd1: float, distance: float, alpha: float, effect: float, power: float) -> int:
-    reach = float(stats.norm.ppf(1 - alpha)) * sd0 + float(stats.norm.ppf(power)) * sd1
+def _items(sd0: float, sd1: float, distance: float, alpha: float, effect: float) -> int:
+    reach = float(stats.norm.ppf(1 - alpha)) * sd0 + float(stats.norm.ppf(POWER)) * sd1
     return math.ceil(effect * (reach / distance) ** 2)
 
 
-def items_to_decide(
-    lost: float,
-    gained: float,
-    difference: float,
-    variance: float,
-    margin: float,
-    alpha: float,
-    tests: int,
-    effect: float,
-    power: float = POWER,
-) -> int:
-    """Items at which the gate would decide with probability `power`, if all stays as measured.
+def items_to_decide(found: Paired, margin: float, alpha: float, tests: int) -> int:
+    """Observations at which the gate would decide with probability 0.8, if all stays as measured.
 
     Args:
-      lost: share of items lost; for graded scores half the mean squared difference, and so is gained.
-      gained: share of items gained.
-      difference: mean difference.
-      variance: of one item's difference.
+      found: an undecided comparison.
       margin: of the gate.
       alpha: one-sided level.
       tests: number of tests among which Holm shares alpha.
-      effect: design effect.
-      power: probability of a decision.
 
     Returns:
       The smaller of the numbers for KEPT and for REGRESSED; one of the two always exists.
     """
-    sd1 = math.sqrt(variance)
+    lost, gained, sd1 = found.lost / found.n, found.gained / found.n, math.sqrt(found.variance)
+    graded = found.method == PAIRED_T and found.variance > 0
     needed = []
-    if difference > -margin:
-        sd0 = math.sqrt(null_variance(lost, gained, -margin))
-        needed.append(_items(sd0, sd1, difference + margin, alpha, effect, power))
-    if difference < 0:
-        sd0 = math.sqrt(lost + gained)
-        needed.append(_items(sd0, sd1, -difference, alpha / tests, effect, power))
+    if found.difference > -margin:
+        sd0 = sd1 if graded else math.sqrt(null_variance(lost, gained, -margin))
+        needed.append(_items(sd0, sd1, found.difference + margin, alpha, found.design_effect))
+    if found.difference < 0:
+        sd0 = sd1 if graded else math.sqrt(lost + gained)
+        needed.append(_items(sd0, sd1, -found.difference, alpha / tests, found.design_effect))
     return min(needed)

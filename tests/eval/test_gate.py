@@ -113,12 +113,21 @@ def test_holm_is_over_all_gates(place, tmp_path):
     assert gate["p_holm"] == pytest.approx(4 * 0.017578125)
 
 
-@pytest.mark.parametrize("case", [UNDECIDED, values(60, 4, 4, 20), values(20), values(100, 12, 5, 40)])
+GRADED = ([0.4, 0.6, 0.5] * 6, [0.55, 0.45, 0.55] * 6)
+
+
+@pytest.mark.parametrize(
+    "case", [GRADED, UNDECIDED, values(60, 4, 4, 20), values(20), values(100, 12, 5, 40)]
+)
 def test_the_number_of_items_that_would_decide_does(place, tmp_path, case):
     assert main(place("version: 1\ngates: {alpha: {}}\n", alpha=case)) == 3
     gate = decision(tmp_path)["gates"][0]
     n, wanted = gate["items"], gate["needed"]
     assert wanted > n
+    if gate["paired"]["method"].startswith("paired t"):
+        bigger = tuple((side * wanted)[:wanted] for side in case)
+        assert main(place("version: 1\ngates: {alpha: {}}\n", alpha=bigger)) in (0, 1)
+        return
     counts = [round(gate["paired"][k] * wanted / n) for k in ("lost", "gained")]
     same = wanted - sum(counts)
     bigger = values(same, counts[0], counts[1])

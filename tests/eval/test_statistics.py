@@ -209,6 +209,8 @@ def test_items_for_power_is_the_first_that_reaches_it():
     # the textbook formula, to which it converges: ((1.645 + 0.842) sqrt(0.1) / 0.01)^2 = 6183
     assert power.items_for_power(0.1, 0.01, 0.05) == pytest.approx(6183, rel=0.02)
     assert power.items_for_power(0.1, 0.05, 0.05, effect=3) == pytest.approx(3 * n, abs=3)
+    # graded scores: exactly the textbook formula, ((1.645 + 0.842) 0.15 / 0.05)^2 = 55.6
+    assert power.items_for_power(0.15**2, 0.05, 0.05, graded=True) == 56
     margin = power.margin_for_power(200, 0.1, 0.05)
     assert power.keep_power(200, 0.1, margin, 0.05) >= 0.8 > power.keep_power(200, 0.1, margin - 0.001, 0.05)
 
@@ -320,3 +322,12 @@ def test_one_cluster_supports_no_inference():
 def test_observations_that_are_none(a, b, labels):
     with pytest.raises(ValueError, match="got"):
         paired.paired(a, b, labels, 0.05)
+
+
+def test_few_clusters_are_judged_by_t():
+    rng = random.Random(1)
+    theirs = [rng.randrange(2) for _ in range(80)]
+    ours = [rng.randrange(2) if i % 3 == 0 else t for i, t in enumerate(theirs)]
+    found = paired.paired(ours, theirs, [i % 8 for i in range(80)], 0.05)
+    sample = [value / found.design_effect for value in (found.lost, found.gained, found.n)]
+    assert binary.score(*sample, found.low) == pytest.approx(stats.t.ppf(0.95, 7), abs=1e-6)
