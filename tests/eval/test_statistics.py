@@ -209,10 +209,22 @@ def test_items_for_power_is_the_first_that_reaches_it():
     # the textbook formula, to which it converges: ((1.645 + 0.842) sqrt(0.1) / 0.01)^2 = 6183
     assert power.items_for_power(0.1, 0.01, 0.05) == pytest.approx(6183, rel=0.02)
     assert power.items_for_power(0.1, 0.05, 0.05, effect=3) == pytest.approx(3 * n, abs=3)
+    thrice = power.keep_power(3 * n, 0.1, 0.05, 0.05, effect=3)
+    assert thrice == pytest.approx(power.keep_power(n, 0.1, 0.05, 0.05))
     # graded scores: exactly the textbook formula, ((1.645 + 0.842) 0.15 / 0.05)^2 = 55.6
     assert power.items_for_power(0.15**2, 0.05, 0.05, graded=True) == 56
     margin = power.margin_for_power(200, 0.1, 0.05)
     assert power.keep_power(200, 0.1, margin, 0.05) >= 0.8 > power.keep_power(200, 0.1, margin - 0.001, 0.05)
+
+
+def test_items_to_decide_by_hand():
+    # 14 lost, 4 gained of 100 at margin 0.05: too large a drop for KEPT, REGRESSED at alpha / tests:
+    # sd0^2 = 0.18, sd1^2 = 0.18 - 0.01 = 0.17, n = ((1.6449 sqrt(0.18) + 0.8416 sqrt(0.17)) / 0.1)^2 = 109.2;
+    # for one of six tests z = 2.3940: 185.7
+    found = paired.paired([1] * 60 + [0] * 14 + [1] * 4 + [0] * 22, [1] * 74 + [0] * 26, range(100), 0.05)
+    assert (found.lost, found.gained, found.difference) == (14, 4, pytest.approx(-0.1))
+    assert power.items_to_decide(found, 0.05, 0.05, 1) == 110
+    assert power.items_to_decide(found, 0.05, 0.05, 6) == 186
 
 
 # -- graded scores
