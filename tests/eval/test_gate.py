@@ -249,6 +249,12 @@ def test_a_task_missing_in_one_run(place, tmp_path, capsys):
         assert f"a task is missing in the {missing}" in one_line(capsys)
 
 
+@pytest.mark.parametrize(("ours", "theirs", "lacking"), [(400, 399, "baseline"), (399, 400, "candidate")])
+def test_runs_of_other_lengths(place, capsys, ours, theirs, lacking):
+    assert main(place(alpha=([1] * ours, [1] * theirs))) == 2
+    assert f"items are missing in the {lacking}; got: alpha: 1 documents in one run only" in one_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
