@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11 or 3.12, make and a C compiler:
-#   make demo   install into .venv, train a tiny model with --loss sparsepo, report
+#   make demo   install into .venv, train a tiny model with --loss sparsepo, report, evaluate, gate
 #   make test   install into .venv, run the test suite (offline, CPU)
 # A CPU build of torch is used where pip is configured with one; otherwise, for example:
 #   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
@@ -29,8 +29,14 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
+# A verdict never fails the demo, an error (exit code 2) does.
 demo: install
 	@$(BIN)/sparsepo demo --out $(OUT)
+	@echo "evaluation: the policy against its supervised start, on generated multiple-choice tasks"
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/eval-harness run --model $(OUT)/policy --baseline $(OUT)/reference \
+	  --suites reasoning:$(OUT)/capability/tasks.yaml --data $(OUT)/capability/data.yaml --out $(OUT)/eval --overwrite \
+	  --no-cache --device cpu --dtype float32 --batch-size 64 > $(OUT)/eval.log 2>&1 || { cat $(OUT)/eval.log; exit 2; }
+	@$(BIN)/eval-harness gate $(OUT)/eval --gates $(OUT)/capability/gates.yaml || test $$? -ne 2
 
 test: install
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

@@ -1,13 +1,18 @@
-"""eval-harness run | validate | ls | meta. Exit codes: 0 done, 2 bad or missing input (one line)."""
+"""eval-harness run | compare | gate | report | validate | ls | meta.
+
+Exit codes: 0 done or kept, 1 regressed, 2 bad or missing input (one line), 3 undecided.
+"""
 
 import argparse
 import json
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
+from eval_harness import verdict_cli
 from eval_harness.checkpoint import identity, resolve
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
@@ -38,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
+        if name == "validate":
+            verdict_cli.add_power(sub)
+    verdict_cli.add_parsers(commands)
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
     meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
@@ -63,9 +71,7 @@ def _add_model(sub: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _add_what(sub: argparse.ArgumentParser, required: bool) -> None:
-    sub.add_argument(
-        "--suites", default="reasoning", help="e.g. reasoning, reasoning:quick, reasoning:my.yaml"
-    )
+    sub.add_argument("--suites", help="e.g. reasoning (the default), reasoning:quick, reasoning:my.yaml")
     sub.add_argument("--tasks", help="comma-separated tasks or groups of the preset; default all")
     sub.add_argument("--limit", type=int, help="at most this many documents per task")
     sub.add_argument("--data", type=Path, help="MAPPING.yaml: local files instead of the hub")
@@ -146,7 +152,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def request_from(args: argparse.Namespace) -> Request:
     """Resolve names and files of a command line; touches no model."""
     tasks = [t.strip() for t in args.tasks.split(",")] if args.tasks else None
-    presets = parse_suites(args.suites, tasks, args.limit)
+    presets = parse_suites(args.suites or "reasoning", tasks, args.limit)
     mapping = load_mapping(args.data) if args.data else None
     everything_local = mapping is not None and all(mapping.splits(t) for p in presets for t in p.tasks())
     if args.offline or everything_local:
@@ -192,26 +198,36 @@ def _ls(with_tasks: bool) -> None:
                 print(f"  {task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}")
 
 
-def dispatch(argv: list[str] | None) -> None:
-    """Run one command; mistakes are raised as UserError."""
+def dispatch(argv: list[str] | None) -> int:
+    """Run one command and return its exit code; mistakes are raised as UserError."""
     args = build_parser().parse_args(argv)
+    if args.command in ("compare", "gate", "report"):
+        code: int = getattr(verdict_cli, args.command)(args)
+        return code
     if args.command == "ls":
         _ls(args.tasks)
     elif args.command == "meta":
         print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
     elif args.command == "validate":
-        print("\n".join(validate(request_from(args))))
+        lines = verdict_cli.validate_gates(args) if args.gates else []
+        if not args.gates or args.suites or args.model:
+            lines += validate(request_from(args))
+        print("\n".join(lines))
     else:
         for result in run(request_from(args)):
             _print_result(result)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     logging.basicConfig(level=os.environ.get("EVAL_HARNESS_LOG", "ERROR"))
     try:
-        dispatch(argv)
+        return dispatch(argv)
     except UserError as error:
         print(f"eval-harness: {error}", file=sys.stderr)
         return 2
-    return 0
+    except Exception:
+        # A fault of ours: Python's own exit code for it, 1, would read as REGRESSED.
+        traceback.print_exc()
+        return 2

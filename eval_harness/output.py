@@ -82,12 +82,23 @@ def read_result(folder: Path) -> SuiteResult:
 
 
 def read_items(folder: Path) -> list[ItemRecord]:
-    """Read a run's per-item records, in task and document order."""
+    """Read a run's per-item records, in task and document order. Raises UserError: none, unreadable."""
     path = folder / ITEMS
     if not path.is_file():
         raise UserError("no per-item records", got=folder, expected=f"a folder with {ITEMS}")
+    items = []
     with path.open(encoding="utf-8") as handle:
-        return [ItemRecord.from_json(json.loads(line)) for line in handle]
+        try:
+            for line in handle:
+                items.append(ItemRecord.from_json(json.loads(line)))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                "unreadable per-item records",
+                got=f"{path}, line {len(items) + 1}: {error}",
+                expected="one item a line",
+                remedy="copy the run folder again, or run again with --overwrite",
+            ) from error
+    return items
 
 
 def plain(value: Any) -> Any:

@@ -124,6 +124,8 @@ def _record(task: str, group: Group, sample: dict[str, Any], metrics: dict[str, 
         outputs=plain(outputs),
         target=str(sample["target"]),
         prompt=str(sample["arguments"][0][0]),
+        # Of a generated answer the second argument is its settings.
+        choices=[a[1] for a in sample["arguments"] if len(a) > 1 and isinstance(a[1], str)],
     )
 
 

@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 T = TypeVar("T")
 
 
-def _build(cls: type[T], data: dict[str, Any]) -> T:
+def build(cls: type[T], data: dict[str, Any]) -> T:
     """Build a dataclass from a JSON object.
 
     Raises:
@@ -54,7 +54,7 @@ class Score:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Score":
         """Invert `to_json`."""
-        return _build(cls, {**data, "notes": tuple(data.get("notes", ()))})
+        return build(cls, {**data, "notes": tuple(data.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class ItemRecord:
 
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
     `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1. `outputs` are the raw
-    answers: generated texts, or [log-probability in nats, is greedy] per choice.
+    answers: generated texts, or [log-probability in nats, is greedy] per choice; `choices` are then the texts
+    scored, in the same order.
     """
 
     task: str
@@ -75,6 +76,7 @@ class ItemRecord:
     outputs: list[Any]
     target: str
     prompt: str
+    choices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
@@ -83,7 +85,7 @@ class ItemRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ItemRecord":
         """Invert `to_json`."""
-        return _build(cls, data)
+        return build(cls, data)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class ModelIdentity:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ModelIdentity":
         """Invert `to_json`."""
-        return _build(cls, data)
+        return build(cls, data)
 
 
 @dataclass(frozen=True)
@@ -164,4 +166,4 @@ class SuiteResult:
         plain["model"] = ModelIdentity.from_json(plain.get("model", {}))
         plain["scores"] = tuple(Score.from_json(s) for s in plain.get("scores", ()))
         plain["notes"] = tuple(plain.get("notes", ()))
-        return _build(cls, plain)
+        return build(cls, plain)

@@ -20,14 +20,14 @@ from transformers.utils import logging as transformers_logging
 
 from sparsepo_plugin import checkpoint, metrics
 from sparsepo_plugin.adapters.run_log import METRICS_FILE
-from sparsepo_plugin.demo import language, tiny
+from sparsepo_plugin.demo import choices, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.plots.training import plot
 from sparsepo_plugin.view.page import view
 
-TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS = 800, 300, 600
+TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS, CHOICE_ITEMS = 800, 300, 600, 600
 SUPERVISED_STEPS, EPOCHS, BATCH, MAX_LEN = 300, 3, 16, 64
 SETTINGS: dict[str, Any] = {
     "loss": "sparsepo",
@@ -93,6 +93,8 @@ def _prepare(out: Path, seed: int) -> Paths:
     pairs = language.generate_pairs(TRAIN_PAIRS + HELD_OUT_PAIRS, seed)
     language.write_jsonl(pairs[:TRAIN_PAIRS], paths.train)
     language.write_jsonl(pairs[TRAIN_PAIRS:], paths.held_out)
+    # For the evaluation that `make demo` runs after this: what the supervised start can do should be kept.
+    choices.write_choice_tasks(out / "capability", CHOICE_ITEMS, seed + 2)
     return paths
 
 

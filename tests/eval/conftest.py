@@ -9,6 +9,7 @@ from . import tiny
 
 REPO = Path(__file__).resolve().parents[2]
 BBH = "leaderboard_bbh_boolean_expressions"
+CHOICE_ITEMS = 400  # per generated task
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -45,6 +46,41 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder} (set SPARSEPO_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def choice_tasks(tmp_path_factory):
+    """data.yaml, tasks.yaml and gates.yaml, with the items of two shipped tasks."""
+    folder = tmp_path_factory.mktemp("choices")
+    from sparsepo_plugin.demo.choices import write_choice_tasks
+
+    write_choice_tasks(folder, CHOICE_ITEMS, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A tiny model that has learned the toy language."""
+    from sparsepo_plugin.demo import language, supervised, tiny
+
+    folder = tmp_path_factory.mktemp("trained")
+    tokenizer = tiny.build_tokenizer(language.vocabulary())
+    model = tiny.build_model(tokenizer, seed=0)
+    pairs = language.generate_pairs(300, seed=1)
+    texts = [pair.prompt + side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    supervised.supervised_start(
+        model,
+        tokenizer,
+        texts,
+        steps=150,
+        batch_size=32,
+        learning_rate=1e-2,
+        seed=0,
+        max_length=64,
+        progress=False,
+    )
+    tiny.save_tiny(folder / "model", model, tokenizer)
+    return folder / "model"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import REPO
 
-HEAVY = ["torch", "transformers", "lm_eval", "datasets", "vllm", "numpy", "nltk", "peft"]
+HEAVY = ["torch", "transformers", "lm_eval", "datasets", "vllm", "numpy", "nltk", "peft", "scipy", "jinja2"]
 BLOCK = """
 import sys
 class Block:
@@ -20,7 +20,9 @@ sys.meta_path.insert(0, Block())
 FILES = sorted((REPO / "eval_harness").rglob("*.py"))
 
 
-@pytest.mark.parametrize("args", [["ls"], ["ls", "--tasks"], ["--help"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["ls"], ["ls", "--tasks"], ["--help"], ["run", "--help"], ["gate", "--help"]]
+)
 def test_works_without_any_heavy_package(args):
     code = BLOCK.format(names=HEAVY) + f"from eval_harness.cli import main\nsys.exit(main({args!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
@@ -59,5 +61,6 @@ def test_layers_and_sizes(path):
             names = [node.module or ""]
         assert not [n for n in names if n.split(".")[0] == "sparsepo_plugin"]
     pure = {"types.py", "normalise.py", "scores.py", "converters.py", "errors.py"}
+    pure |= {"compare.py", "decide.py", "gates.py", "verdicts.py", "wording.py"}
     if path.name in pure:
         assert not [name for name in HEAVY if f"import {name}" in source]

@@ -19,6 +19,8 @@ esac
 "$(dirname "$python")/sparsepo" ls > losses.txt
 grep -q -- "--sparsepo.masks" losses.txt
 "$(dirname "$python")/eval-harness" ls > /dev/null
+"$(dirname "$python")/eval-harness" validate --gates quick > /dev/null
+"$python" -c "from eval_harness.reports.html import _TEMPLATE; assert _TEMPLATE.is_file(), _TEMPLATE"
 status=0
 "$(dirname "$python")/sparsepo" validate --loss sparspo 2> error.txt || status=$?
 test "$status" = 2
@@ -28,4 +30,4 @@ echo '{"schema_version":1,"step":1,"pair":0,"side":"chosen","prompt":"p","tokens
 sed 's/chosen/rejected/' tokens.jsonl > rejected.jsonl && cat rejected.jsonl >> tokens.jsonl
 "$(dirname "$python")/sparsepo" view tokens.jsonl -o page.html
 grep -q "IntersectionObserver" page.html
-echo "wheel: 5 passed, 0 failed"
+echo "wheel: 7 passed, 0 failed"
