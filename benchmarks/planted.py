@@ -105,6 +105,7 @@ MASK_FIELDS = {
     "dead": "dead",
     "accuracy": "accuracy",
     "accuracy_unmasked": "accuracy, masks removed",
+    "shift_at_0.5": "shift at 0.5 nats",
     "shift_at_1.0": "shift at 1 nat",
     "shift": "shift at the end",
     "sampled_kl": "nats at the end",
@@ -346,12 +347,13 @@ def save(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def cell(rows: list[dict[str, str]], field: str) -> str:
-    """Mean and, over seeds, standard deviation of a field."""
+    """Mean and, over seeds, standard deviation of a field; how many seeds, where not all have it."""
     values = [float(row[field]) for row in rows if row.get(field) not in ("", "nan", None)]
     if not values:
         return ""
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"
+    count = f" ({len(values)} of {len(rows)})" if len(values) < len(rows) else ""
+    return f"{statistics.fmean(values):.2f}{spread}{count}"
 
 
 def grid(rows: list[dict[str, str]], names: list[str], fields: dict[str, str]) -> list[str]:
