@@ -104,7 +104,7 @@ _REFUSED = {
     "relora": "it merges weights into the policy past the trainer",
     "use_ray": "it is not tested",
 }
-_PARALLEL = ("context_parallel_size", "tensor_parallel_size", "expert_parallel_size", "dp_shard_size")
+_PARALLEL = ("context_parallel_size", "tensor_parallel_size", "dp_shard_size")
 
 
 def _check_names(cfg: Any, chosen: Any) -> None:

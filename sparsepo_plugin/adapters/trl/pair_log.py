@@ -41,7 +41,7 @@ class PairLog:
         self.files = RunLog(folder, active=active)
         self._sums: dict[str, dict[str, MetricSum]] = {"train": {}, "eval": {}}
         self._dead_masks = DeadMaskWatch()
-        self.tokens_seen = 0.0
+        self._tokens_seen = 0.0
 
     def start(self, arguments: Any, record: dict[str, Any], processes: int, *, resumed: bool) -> None:
         """Write configuration and versions; a new run empties the metrics of an older one."""
@@ -71,7 +71,7 @@ class PairLog:
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(values)
         (bad, tokens_seen), *rest = values.tolist()
-        self.tokens_seen += tokens_seen if split == "train" else 0
+        self._tokens_seen += tokens_seen if split == "train" else 0
         sums = {name: MetricSum(*row) for name, row in zip(found, rest)}
         self._sums[split] = metrics.add(self._sums[split], sums)
         return bad == 0
@@ -99,7 +99,7 @@ class PairLog:
         self.files.metrics(step, split, {**found, **rates})
         if split == "train" and (warning := self._dead_masks.look(found, step)) and self.files.active:
             print(warning.replace("--", ""), flush=True)
-        known = {name: found[ours] for name, ours in _TRL_NAMES.items()}
+        known = {name: found[ours] for name, ours in _TRL_NAMES.items()} | {"num_tokens": self._tokens_seen}
         return {**known, **{name: value for name, value in found.items() if name != "loss"}}
 
 

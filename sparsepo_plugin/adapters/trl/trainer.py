@@ -49,21 +49,21 @@ class PreferenceMixin(_Upstream):
         if not hasattr(args, "preference_loss"):
             raise UserError(f"args: got {type(args).__name__}, expected a SparsePOConfig")
         refusals.check(args)
-        self.objective = _objective(model, ref_model, args)
-        learned = self.objective.needs.hidden_states
+        self.preference_objective = _objective(model, ref_model, args)
+        learned = self.preference_objective.needs.hidden_states
         custom = options.get("optimizer_cls_and_kwargs") or next(iter(options.get("optimizers", ())), None)
         if learned:
             refusals.check_optimizer(args, custom)
         super().__init__(model, ref_model, args, *rest, **options)
         refuse_sharding(self.accelerator.distributed_type)
-        if not self.objective.needs.reference:
+        if not self.preference_objective.needs.reference:
             self.ref_model = None
-        self.mask_training = MaskTraining(self.objective, args.seed, self.accelerator.device)
+        self.mask_training = MaskTraining(self.preference_objective, args.seed, self.accelerator.device)
         judge = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
-        self._reference_sites = reference.recording_sites(judge, self.objective.needs.activations)
+        self._reference_sites = reference.recording_sites(judge, self.preference_objective.needs.activations)
         self._pair_log = PairLog(Path(args.output_dir), active=self.is_world_process_zero())
         self._evaluation_pairs = EvaluationPairs(
-            self.objective.options.record,
+            self.preference_objective.options.record,
             self.processing_class,
             args.process_index,
             args.world_size,
@@ -80,7 +80,7 @@ class PreferenceMixin(_Upstream):
         passed = {name: value for name, value in inputs.items() if name not in kept} | {"use_cache": False}
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(**passed, **router)
-        judged = self._run_reference(passed) if self.objective.needs.reference else None
+        judged = self._run_reference(passed) if self.preference_objective.needs.reference else None
         self.mask_training.module.train(training)
         # The loss is computed in float32 whatever the models ran in; autocast would undo that.
         with torch.autocast(ids.device.type, enabled=False):
@@ -99,11 +99,11 @@ class PreferenceMixin(_Upstream):
             logits,
             None if judged is None else judged.logits,
             labels,
-            with_kl=self.objective.needs.token_kl,
+            with_kl=self.preference_objective.needs.token_kl,
         )
         hidden, activations = ((), {}) if judged is None else (judged.hidden_states, judged.activations)
         masks = self.mask_training.module(ReferenceState(hidden, stats.response_mask, ids, activations))
-        return stats, masks, self.objective.evaluate(stats, masks, self.beta)
+        return stats, masks, self.preference_objective.evaluate(stats, masks, self.beta)
 
     def _run_reference(self, passed: dict[str, Any]) -> ReferenceOutput:
         """Run the reference: a model of its own, or the policy's with its adapter off."""
@@ -117,7 +117,7 @@ class PreferenceMixin(_Upstream):
                 stack.enter_context(use_adapter(judge, adapter_name=name))
             else:
                 judge = self.accelerator.unwrap_model(self.ref_model)
-            states = self.objective.needs.hidden_states
+            states = self.preference_objective.needs.hidden_states
             return reference.run(judge, passed, states=states, sites=self._reference_sites)
 
     def _collect_metrics(
@@ -175,7 +175,7 @@ class PreferenceMixin(_Upstream):
 
     def start_pair_log(self) -> None:
         """Write what this run is; called when training begins."""
-        record, resumed = self.objective.record(), self.state.global_step > 0
+        record, resumed = self.preference_objective.record(), self.state.global_step > 0
         self._pair_log.start(self.args, record, self.args.world_size, resumed=resumed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -183,7 +183,6 @@ class PreferenceMixin(_Upstream):
         split = "train" if self.model.training else "eval"
         for name, value in self._pair_log.write(split, self.state.global_step, logs).items():
             self._metrics[split][name] = [value]
-        self._metrics[split]["num_tokens"] = [self._pair_log.tokens_seen]
         super().log(logs, start_time)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **options: Any) -> Any:
