@@ -20,8 +20,9 @@ def on_tiny_model(name: str, tiny: Tiny, out: Path, **changes: Any) -> dict[str,
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.rows()))
     content["datasets"][0]["path"] = str(rows)
     changed = {
-        "base_model": str(tiny.model), "output_dir": str(out), "dataset_prepared_path": str(out.parent / "prepared"),
-        "sequence_len": 64, "gradient_accumulation_steps": 1, "learning_rate": 3e-3, "lr_scheduler": "constant",
+        "base_model": str(tiny.model), "output_dir": str(out),
+        "dataset_prepared_path": str(tiny.root / "prepared"), "sequence_len": 64,
+        "gradient_accumulation_steps": 1, "learning_rate": 3e-3, "lr_scheduler": "constant",
         "warmup_ratio": None, "rl_beta": 1.0, "bf16": False, "tf32": False, "attn_implementation": "eager",
         "optimizer": "adamw_torch", "gradient_checkpointing": False, "saves_per_epoch": None,
         "dataset_num_proc": 1, **changes,

@@ -13,7 +13,7 @@ else:
     # Nothing may be fetched or reported: telemetry of Axolotl is on unless these say otherwise.
     os.environ.update(
         AXOLOTL_DO_NOT_TRACK="1", DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1",
-        OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1", CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
     import torch

@@ -67,7 +67,9 @@ def test_every_key_of_a_shipped_configuration_has_its_words_above_it(name):
     for number, line in enumerate(lines):
         if ":" in line and not line.lstrip().startswith("#"):
             assert number, line
-            assert lines[number - 1].lstrip().startswith("#") or re.search(r":|^ *- ", lines[number - 1]), line
+            assert lines[number - 1].lstrip().startswith("#") or re.search(r":|^ *- ", lines[number - 1]), (
+                line
+            )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,10 @@ def test_every_key_of_a_shipped_configuration_has_its_words_above_it(name):
         ({"preference_loss": None}, "preference_loss: got none, expected one of cdpo, "),
         ({"preference_los": "dpo"}, "unknown key 'preference_los': did you mean preference_loss"),
         ({"sparse_po": {}}, "unknown key 'sparse_po': did you mean sparsepo"),
-        ({"tdpo2": {"alpha": 0.1}}, "section tdpo2 given with preference_loss sparsepo: expected preference_loss tdpo2"),
+        (
+            {"tdpo2": {"alpha": 0.1}},
+            "section tdpo2 given with preference_loss sparsepo: expected preference_loss tdpo2",
+        ),
         ({"rl": "kto"}, "rl: got 'kto', expected dpo with preference_loss sparsepo"),
         ({"rl": None}, "rl: got None, expected dpo"),
         ({"trainer_cls": "some.Trainer"}, "trainer_cls: got some.Trainer, expected none"),

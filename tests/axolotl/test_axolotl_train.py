@@ -23,7 +23,9 @@ def trained(tiny, tmp_path_factory):
     """A run of 14 steps that saves after 7."""
     folder = tmp_path_factory.mktemp("axolotl")
     changes = {"max_steps": 14, "save_steps": 7, "sparsepo": OPTIONS}
-    done = axolotl_train(write(folder, on_tiny_model("sparsepo-independent", tiny, folder / "out", **changes)))
+    done = axolotl_train(
+        write(folder, on_tiny_model("sparsepo-independent", tiny, folder / "out", **changes))
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert "SparsePO: preference_loss sparsepo, SparsePOOptions(" in done.stdout
     return folder
@@ -65,7 +67,9 @@ def test_the_run_leaves_its_record(trained):
 def test_it_resumes_from_a_checkpoint_and_ends_where_the_whole_run_does(trained, tiny, tmp_path):
     changes = {"max_steps": 14, "save_steps": 7, "sparsepo": OPTIONS}
     changes["resume_from_checkpoint"] = str(trained / "out/checkpoint-7")
-    done = axolotl_train(write(tmp_path, on_tiny_model("sparsepo-independent", tiny, tmp_path / "out", **changes)))
+    done = axolotl_train(
+        write(tmp_path, on_tiny_model("sparsepo-independent", tiny, tmp_path / "out", **changes))
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert losses(tmp_path / "out") == pytest.approx(losses(trained / "out")[7:], abs=1e-5)
     for file in ("model.safetensors", checkpoint.WEIGHTS):

@@ -71,15 +71,24 @@ def test_the_first_arguments_of_the_trainer():
             Trainer._run_epoch,
             [
                 "if self.args.max_grad_norm > 0: grad_norm = self._clip_grad_norm(model)",
-                "model.zero_grad()",  # not the optimizer's: the mask module's gradients stay, unless we drop them
+                "model.zero_grad()",  # not the optimizer's: the mask module's gradients would stay
                 "self.accelerator.gradient_state._set_sync_gradients(do_sync_step)",
             ],
         ),
-        (Trainer._clip_grad_norm, ["self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)"]),
+        (
+            Trainer._clip_grad_norm,
+            ["self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)"],
+        ),
         (Trainer.save_model, ["elif self.args.should_save: self._save(output_dir)"]),
         (DPOTrainer.compute_loss, ["self._compute_loss(model, inputs, return_outputs)"]),
-        (DPOTrainer.log, ['mode = "train" if self.model.training else "eval"', "self._metrics[mode].clear()"]),
-        (DPOTrainer._compute_loss, ['"completion_mask", "ref_chosen_logps", "ref_rejected_logps"', "aux_loss_enabled"]),
+        (
+            DPOTrainer.log,
+            ['mode = "train" if self.model.training else "eval"', "self._metrics[mode].clear()"],
+        ),
+        (
+            DPOTrainer._compute_loss,
+            ['"completion_mask", "ref_chosen_logps", "ref_rejected_logps"', "aux_loss_enabled"],
+        ),
         (DPOTrainer.__init__, ["self.beta = args.beta", "self.model_accepts_loss_kwargs = False"]),
     ],
 )
@@ -94,8 +103,9 @@ def test_source(where, pieces):
 def test_defaults_that_refusals_compare_with():
     fields = DPOConfig.__dataclass_fields__
     wanted = {
-        "precompute_ref_log_probs": False, "use_liger_kernel": False, "sync_ref_model": False, "padding_free": False,
-        "loss_weights": None, "ld_alpha": None, "use_weighting": False, "label_smoothing": 0.0,
+        "precompute_ref_log_probs": False, "use_liger_kernel": False, "sync_ref_model": False,
+        "padding_free": False, "loss_weights": None, "ld_alpha": None, "use_weighting": False,
+        "label_smoothing": 0.0,
         "f_divergence_type": "reverse_kl",
     }  # fmt: skip
     assert {name: fields[name].default for name in wanted} == wanted

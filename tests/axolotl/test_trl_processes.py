@@ -66,7 +66,9 @@ def test_evaluation_metrics_and_record_count_every_pair_once(out):
     ]
     assert len(records[1]) == 14
     for left, right in zip(*records, strict=True):
-        assert [left[key] for key in ("pair", "side", "tokens")] == [right[key] for key in ("pair", "side", "tokens")]
+        assert [left[key] for key in ("pair", "side", "tokens")] == [
+            right[key] for key in ("pair", "side", "tokens")
+        ]
         assert left["reward_mask"] == pytest.approx(right["reward_mask"], abs=1e-4)
 
 

@@ -81,7 +81,9 @@ def test_a_launcher_that_shards_the_policy(refused, monkeypatch, variable):
 
     monkeypatch.setenv(variable, "true")
     name = variable.rpartition("_")[2].lower()
-    with pytest.raises(UserError, match=f"^{name} with preference_loss sparsepo: got it switched on, expected it off"):
+    with pytest.raises(
+        UserError, match=f"^{name} with preference_loss sparsepo: got it switched on, expected it off"
+    ):
         refusals.check(Args())
 
 
@@ -99,7 +101,9 @@ def test_several_gpus_in_one_process():
     class Args:
         preference_loss, deepspeed, fsdp, n_gpu = "dpo", None, None, 4
 
-    with pytest.raises(UserError, match=r"^4 GPUs in one process .* expected one process for each; start with"):
+    with pytest.raises(
+        UserError, match=r"^4 GPUs in one process .* expected one process for each; start with"
+    ):
         refusals.check(Args())
 
 
@@ -113,7 +117,9 @@ def test_models_that_do_not_fit(refused, tmp_path):
     save_tiny(tmp_path / "other", build_model(tokenizer, hidden_size=16, heads=2, layers=1), tokenizer)
     message = refused(given={"ref_model": str(tmp_path / "other")})
     assert message.startswith("policy and reference have different vocabularies: got 194 and 5 tokens")
-    assert refused(given={"model": str(tmp_path / "gone")}).startswith(f"model {tmp_path / 'gone'}: cannot be loaded")
+    assert refused(given={"model": str(tmp_path / "gone")}).startswith(
+        f"model {tmp_path / 'gone'}: cannot be loaded"
+    )
 
 
 def test_an_optimizer_given_past_the_arguments(refused):

@@ -30,7 +30,9 @@ def state_of(trainer):
 def assert_same(left, right, tolerance=1e-5):
     assert set(left) == set(right)
     for name, value in left.items():
-        torch.testing.assert_close(right[name], value, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            right[name], value, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 # ---------------------------------------------------------------- every loss
@@ -73,7 +75,9 @@ def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_pa
 
 
 def test_a_run_leaves_policy_mask_module_metrics_and_record(tiny, tmp_path):
-    trainer = tiny.trainer(tmp_path, options={**SPARSE, "record": 3}, evaluate=True, eval_strategy="steps", eval_steps=5)
+    trainer = tiny.trainer(
+        tmp_path, options={**SPARSE, "record": 3}, evaluate=True, eval_strategy="steps", eval_steps=5
+    )
     before = state_of(trainer)
     trainer.train()
     trainer.save_model(str(tmp_path))
@@ -97,11 +101,15 @@ def test_a_run_leaves_policy_mask_module_metrics_and_record(tiny, tmp_path):
     # The first loss is ln 2 and both penalties, which count chosen and rejected response.
     penalty = 2 * (0.002 * train[0]["reward_mask_l1"] + 0.001 * train[0]["kl_mask_l1"])
     assert train[0]["loss"] == pytest.approx(math.log(2) + penalty, abs=1e-5)
-    assert {"learning_rate", "grad_norm", "accuracy", "reward_mask_sparsity", "chosen_sequence_kl"} <= set(train[0])
+    assert {"learning_rate", "grad_norm", "accuracy", "reward_mask_sparsity", "chosen_sequence_kl"} <= set(
+        train[0]
+    )
     # 7 pairs in batches of 4: an accuracy is a multiple of 1/14.
     assert evaluated[-1]["accuracy"] * 14 == pytest.approx(round(evaluated[-1]["accuracy"] * 14), abs=1e-9)
     records = [json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines()]
-    assert [(row["pair"], row["side"]) for row in records] == [(n, s) for n in range(3) for s in ("chosen", "rejected")]
+    assert [(row["pair"], row["side"]) for row in records] == [
+        (n, s) for n in range(3) for s in ("chosen", "rejected")
+    ]
     first = tiny.rows(1, skip=40)[0]
     assert records[0]["prompt"].split() == first["prompt"].split()
     assert records[0]["tokens"] == [*first["chosen"].split(), "<eos>"]
@@ -113,7 +121,11 @@ def test_trls_own_names_are_logged_for_the_same_numbers(tiny, tmp_path):
     trainer.train()
     logged = next(row for row in trainer.state.log_history if "loss" in row)
     (row,) = lines(tmp_path, "train")
-    for name, ours in {"rewards/margins": "margin", "rewards/accuracies": "accuracy", "logps/chosen": "chosen_logps"}.items():
+    for name, ours in {
+        "rewards/margins": "margin",
+        "rewards/accuracies": "accuracy",
+        "logps/chosen": "chosen_logps",
+    }.items():
         assert logged[name] == row[ours]
     assert logged["loss"] == pytest.approx(row["loss"], abs=1e-5)
     assert logged["num_tokens"] > 0
@@ -154,7 +166,11 @@ def test_gradients_of_the_mask_module_do_not_pile_up(tiny, tmp_path):
                 p.grad = None
             with torch.enable_grad():
                 self.compute_loss(self.model, args[1]).backward()
-            seen.append(all(torch.allclose(a, p.grad, atol=1e-6) for a, p in zip(fresh, self.mask_training.parameters)))
+            seen.append(
+                all(
+                    torch.allclose(a, p.grad, atol=1e-6) for a, p in zip(fresh, self.mask_training.parameters)
+                )
+            )
             return loss
 
     tiny.trainer(tmp_path, options=SPARSE, trainer=Watched, max_steps=4).train()
@@ -217,9 +233,9 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tiny, tmp_path):
 
 def test_the_best_checkpoint_brings_its_mask_module_back(tiny, tmp_path):
     trainer = tiny.trainer(
-        tmp_path, options=SPARSE, evaluate=True, max_steps=4, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2, load_best_model_at_end=True, metric_for_best_model="eval_accuracy", greater_is_better=False,
-        learning_rate=0.01,
+        tmp_path, options=SPARSE, evaluate=True, max_steps=4, eval_strategy="steps", eval_steps=2,
+        save_strategy="steps", save_steps=2, load_best_model_at_end=True, learning_rate=0.01,
+        metric_for_best_model="eval_accuracy", greater_is_better=False,
     )  # fmt: skip
     trainer.train()
     best = load_file(f"{trainer.state.best_model_checkpoint}/{checkpoint.WEIGHTS}")
@@ -230,7 +246,9 @@ def test_a_checkpoint_of_other_masks_is_refused_in_one_line(tiny, tmp_path):
     tiny.trainer(tmp_path, options=SPARSE, max_steps=2, save_strategy="steps", save_steps=2).train()
     folder = str(tmp_path / "checkpoint-2")
     other = tiny.trainer(tmp_path / "other", options={"masks": "common"})
-    with pytest.raises(UserError, match=r"option masks: got 'common', expected 'independent', as in the checkpoint"):
+    with pytest.raises(
+        UserError, match=r"option masks: got 'common', expected 'independent', as in the checkpoint"
+    ):
         other.train(resume_from_checkpoint=folder)
     relaxed = tiny.trainer(tmp_path / "relaxed", options={**SPARSE, "reward_l1": 0.5}, max_steps=3)
     relaxed.train(resume_from_checkpoint=folder)
@@ -282,9 +300,15 @@ def test_gradient_checkpointing_changes_nothing(tiny, tmp_path):
 def test_bfloat16_autocast_leaves_loss_and_masks_in_float32(tiny, tmp_path, monkeypatch):
     trainer = tiny.trainer(tmp_path, options=SPARSE, bf16=True, max_steps=2)
     seen, function = [], trainer.preference_objective.loss.function
-    spy = lambda stats, masks, *rest: seen.append((stats.token_kl.dtype, masks.reward_mask.dtype)) or function(stats, masks, *rest)  # noqa: E731
+
+    def spy(stats, masks, *rest):
+        seen.append((stats.token_kl.dtype, masks.reward_mask.dtype))
+        return function(stats, masks, *rest)
+
     trainer.preference_objective = trainer.mask_training.objective = type(trainer.preference_objective)(
-        trainer.preference_objective.loss._replace(function=spy), trainer.preference_objective.options, trainer.preference_objective.shape
+        trainer.preference_objective.loss._replace(function=spy),
+        trainer.preference_objective.options,
+        trainer.preference_objective.shape,
     )
     trainer.train()
     assert set(seen) == {(torch.float32, torch.float32)}
@@ -295,11 +319,15 @@ def test_a_run_whose_loss_is_not_finite_stops_in_one_line(tiny, tmp_path):
     trainer = tiny.trainer(tmp_path, options=SPARSE)
     with torch.no_grad():
         next(trainer.model.parameters())[:] = float("nan")
-    with pytest.raises(RunFailedError, match="loss is not finite in training at step 1: stopped before the update"):
+    with pytest.raises(
+        RunFailedError, match="loss is not finite in training at step 1: stopped before the update"
+    ):
         trainer.train()
 
 
 def test_the_module_starts_from_the_seed(tiny, tmp_path):
-    first, again, other = (tiny.trainer(tmp_path, seed=seed).mask_training.module.state_dict() for seed in (SEED, SEED, 4))
+    first, again, other = (
+        tiny.trainer(tmp_path, seed=seed).mask_training.module.state_dict() for seed in (SEED, SEED, 4)
+    )
     assert_same(first, again, 0)
     assert any(not torch.equal(first[name], other[name]) for name in first)

@@ -1,7 +1,7 @@
 """Train with and without averaging the mask module's gradients, in every process of a launcher.
 
-``torchrun --nproc_per_node=2 -m train_twice INPUTS OUT``: writes OUT/<kind>-<rank>.pt, policy and mask module of
-every process after 10 steps.
+``torchrun --nproc_per_node=2 -m train_twice INPUTS OUT``: writes OUT/<kind>-<rank>.pt, policy and mask module
+of every process after 10 steps.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ def train(tiny: Tiny, out: Path, kinds: tuple[str, ...]) -> None:
 
 
 def _train(
-    tiny: Tiny, out: Path, kind: str, rank: str, trainer_class: type, args: dict[str, Any], given: dict[str, Any]
+    tiny: Tiny,
+    out: Path,
+    kind: str,
+    rank: str,
+    trainer_class: type,
+    args: dict[str, Any],
+    given: dict[str, Any],
 ) -> None:
     size = {"per_device_train_batch_size": 4 // int(os.environ.get("WORLD_SIZE", "1"))}
     trainer = tiny.trainer(
-        out / kind, options={**SPARSE, "record": 7}, trainer=trainer_class, evaluate=True, optim="sgd", learning_rate=0.05,
-        eval_strategy="steps", eval_steps=5, save_strategy="steps", save_steps=5, given=given,
-        **{**size, **args},
+        out / kind, options={**SPARSE, "record": 7}, trainer=trainer_class, evaluate=True, optim="sgd",
+        learning_rate=0.05, eval_strategy="steps", eval_steps=5, save_strategy="steps", save_steps=5,
+        given=given, **{**size, **args},
     )  # fmt: skip
     trainer.train()
     state = {"policy": trainer.model.state_dict(), "masks": trainer.mask_training.module.state_dict()}

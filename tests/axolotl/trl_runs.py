@@ -59,8 +59,8 @@ class Tiny:
         defaults = {
             "output_dir": str(out), "preference_loss": loss, "loss_options": options or {}, "use_cpu": True,
             "bf16": False, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_steps": 10,
-            "logging_steps": 1, "learning_rate": 3e-3, "lr_scheduler_type": "constant", "beta": 1.0, "seed": SEED,
-            "report_to": "none", "disable_tqdm": True, "max_length": 64, "save_strategy": "no",
+            "logging_steps": 1, "learning_rate": 3e-3, "lr_scheduler_type": "constant", "beta": 1.0,
+            "seed": SEED, "report_to": "none", "disable_tqdm": True, "max_length": 64, "save_strategy": "no",
             "gradient_checkpointing": False,
         }  # fmt: skip
         config = SparsePOConfig(**{**defaults, **args})

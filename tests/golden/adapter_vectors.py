@@ -1,8 +1,8 @@
 """Loss and gradients of one training step through OpenRLHF's adapter, for the other trainer to reproduce.
 
 ``python tests/golden/adapter_vectors.py`` writes adapters.npz, in the environment of OpenRLHF;
-``tests/axolotl/test_trl_vectors.py`` checks it in the environment of TRL. Bare float32 modules, no dropout. The
-file holds the inputs too: nothing is drawn at random where it is read.
+``tests/axolotl/test_trl_vectors.py`` checks it in the environment of TRL. Bare float32 modules, no dropout.
+The file holds the inputs too: nothing is drawn at random where it is read.
 """
 
 from __future__ import annotations

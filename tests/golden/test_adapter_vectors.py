@@ -1,4 +1,4 @@
-"""OpenRLHF's adapter still gives the numbers that TRL's has to reproduce (tests/axolotl/test_trl_vectors.py)."""
+"""OpenRLHF's adapter still gives the numbers that TRL's has to reproduce (tests/axolotl)."""
 
 from __future__ import annotations
 

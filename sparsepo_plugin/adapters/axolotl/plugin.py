@@ -1,7 +1,7 @@
 """The plugin: checks the configuration, puts our trainer in upstream's place, saves the mask module.
 
-Nothing of ``axolotl.core`` may be imported here: its training arguments are put together, once, when that is first
-imported, and would lack ours.
+Nothing of ``axolotl.core`` may be imported here: its training arguments are put together, once, when that is
+first imported, and would lack ours.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _require_packages() -> None:
         except ImportError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the plugin SparsePOPlugin needs {', '.join(_REQUIRED)}: got no usable {name} ({reason}); {remedy}"
+                f"the plugin SparsePOPlugin needs {', '.join(_REQUIRED)}: got no usable {name} ({reason}); "
+                f"{remedy}"
             ) from None
     from importlib.metadata import version
 

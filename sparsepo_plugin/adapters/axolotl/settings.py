@@ -1,4 +1,4 @@
-"""The plugin's keys of a configuration file: a pydantic model generated from the losses' options, and checks."""
+"""The plugin's keys of a configuration: a pydantic model generated from the losses' options, and checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SECTIONS: dict[str, type[BaseModel]] = {name: section(registry.get(name)) for na
 SparsePOArgs: type[BaseModel] = create_model(
     "SparsePOArgs",
     preference_loss=(str | None, None),
-    **{name: (model | None, None) for name, model in SECTIONS.items()},  # type: ignore[call-overload]
+    **{name: (model | None, None) for name, model in SECTIONS.items()},
 )
 
 
@@ -88,7 +88,9 @@ def check(cfg: Any, trainer: str) -> str:
 
 
 _OWN_LOSS = "it belongs to TRL's own losses"
-_SHARDED = "it shards the policy, which is tested with OpenRLHF only (`sparsepo train`); DDP and PEFT work here"
+_SHARDED = (
+    "it shards the policy, which is tested with OpenRLHF only (`sparsepo train`); DDP and PEFT work here"
+)
 _REFUSED = {
     "precompute_ref_log_probs": "sums over sequences cannot be masked, so the reference runs at every step",
     "dpo_use_liger_kernel": "its fused loss keeps neither logits nor hidden states, which the loss reads",
@@ -175,6 +177,6 @@ def _check_optimizer(cfg: Any) -> None:
         )
     if (scheduler := _text(cfg.get("lr_scheduler"))) in ("one_cycle", "rex"):
         raise UserError(
-            f"lr_scheduler: got {scheduler!r}, expected one that keeps every group's own rate, such as cosine: "
-            f"this one gives the mask module the policy's"
+            f"lr_scheduler: got {scheduler!r}, expected one that keeps every group's own rate, such as "
+            f"cosine: this one gives the mask module the policy's"
         )

@@ -21,15 +21,17 @@ class PreferenceArguments:
     """
 
     preference_loss: str = field(default="sparsepo", metadata={"help": "registered loss"})
-    loss_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "options of the loss"})
+    loss_options: dict[str, Any] | str = field(default_factory=dict, metadata={"help": "options of the loss"})
 
 
-def build_options(loss: registry.Loss, given: Mapping[str, Any]) -> LossOptions:
+def build_options(loss: registry.Loss, given: Mapping[str, Any] | str) -> LossOptions:
     """Check the given options' names and types, then everything the loss itself checks.
 
     Raises:
       UserError: unknown option, value of the wrong type or outside its range, or options that contradict.
     """
+    if isinstance(given, str):
+        raise UserError(f"loss_options: got {given!r}, expected options as {{'name': value}}")
     rows = {row.name: row for row in option_rows(loss.options)}
     for name, value in given.items():
         if name not in rows:

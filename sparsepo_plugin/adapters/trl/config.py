@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 from trl import DPOConfig
 
@@ -14,12 +14,9 @@ from sparsepo_plugin.adapters.trl.arguments import PreferenceArguments
 class SparsePOConfig(PreferenceArguments, DPOConfig):
     """TRL's DPOConfig with ``preference_loss`` and ``loss_options``.
 
-    ``beta``, ``learning_rate``, ``seed`` and everything else keep TRL's names and defaults. ``loss_options`` are
-    the options of docs/options.md without their prefix, such as ``{"masks": "independent"}``.
+    ``beta``, ``learning_rate``, ``seed`` and everything else keep TRL's names and defaults. ``loss_options``
+    are the options of docs/options.md without their prefix, such as ``{"masks": "independent"}``.
     """
 
-    _VALID_DICT_FIELDS = [*DPOConfig._VALID_DICT_FIELDS, "loss_options"]
-
-    loss_options: dict[str, Any] | str = field(
-        default_factory=dict, metadata={"help": "options of the loss (JSON on a command line)"}
-    )
+    # Read from JSON on a command line.
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "loss_options"]

@@ -1,8 +1,8 @@
 """The mask module beside the policy: its parameter groups, its gradients, its files.
 
-It is no submodule of the policy: DDP would have to know of it, its parameters would land in the saved model, and
-PEFT would freeze it. What the trainer then does for the policy has to be done for it as well: averaging gradients
-over processes, clipping, zeroing, saving, resuming.
+It is no submodule of the policy: DDP would have to know of it, its parameters would land in the saved model,
+and PEFT would freeze it. What the trainer then does for the policy has to be done for it as well: averaging
+gradients over processes, clipping, zeroing, saving, resuming.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ class PairLog:
           logs: what the trainer itself logs; gives learning rate and gradient norm.
 
         Returns:
-          What to log besides: our names but ``loss``, and TRL's for the same numbers. Empty if nothing was seen.
+          What to log besides: our names but ``loss``, and TRL's for the same numbers. Empty if nothing was
+          seen.
         """
         if not self._sums[split]:
             return {}

@@ -31,7 +31,7 @@ def plain(model: Any) -> Any:
 
 
 def recording_sites(model: Any, groups: tuple[str, ...]) -> list[Site]:
-    """Find where to record activations; on a copy without weights, because PEFT's layers look like projections.
+    """Find where to record activations, on a copy without weights: PEFT's layers look like projections.
 
     Raises:
       UserError: the model lacks the structure of a causal language model.

@@ -68,13 +68,13 @@ def check_optimizer(args: Any, custom: object = None) -> None:
     if custom is not None or name not in OPTIMIZERS:
         got = name if custom is None else "one of its own"
         raise UserError(
-            f"optim: got {got}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a parameter group "
-            f"of its own, which is tested with these only"
+            f"optim: got {got}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a parameter "
+            f"group of its own, which is tested with these only"
         )
 
 
 def _check_parallelism(args: Any, chosen: str) -> None:
-    sharded = "shards the policy, which is tested with OpenRLHF only; use `sparsepo train`, DDP, or PEFT"
+    sharded = "shards the policy, tested with OpenRLHF only; use `sparsepo train`, DDP, or PEFT"
     for name, given in (
         ("deepspeed", args.deepspeed or _switched_on("ACCELERATE_USE_DEEPSPEED")),
         ("fsdp", args.fsdp or _switched_on("ACCELERATE_USE_FSDP")),

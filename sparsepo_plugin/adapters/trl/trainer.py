@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,11 +25,14 @@ from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
 
-
 if TYPE_CHECKING:
-    _Upstream = DPOTrainer
+
+    class _Upstream(DPOTrainer):
+        """What stands behind the mixin in the bases."""
 else:
-    _Upstream = object
+
+    class _Upstream:
+        """Nothing: upstream's trainer stands behind the mixin in the bases."""
 
 
 class PreferenceMixin(_Upstream):
@@ -45,7 +48,9 @@ class PreferenceMixin(_Upstream):
       UserError: an argument, option or model that the loss cannot work with, before anything is done.
     """
 
-    def __init__(self, model: Any, ref_model: Any = None, args: Any = None, *rest: Any, **options: Any) -> None:
+    def __init__(
+        self, model: Any, ref_model: Any = None, args: Any = None, *rest: Any, **options: Any
+    ) -> None:
         if not hasattr(args, "preference_loss"):
             raise UserError(f"args: got {type(args).__name__}, expected a SparsePOConfig")
         refusals.check(args)
@@ -198,7 +203,7 @@ class PreferenceMixin(_Upstream):
 class SparsePOTrainer(PreferenceMixin, DPOTrainer):
     """TRL's DPOTrainer for every registered loss; takes a SparsePOConfig."""
 
-    _tag_names = ["trl", "dpo", "sparsepo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "dpo", "sparsepo"]
 
 
 class _Start(TrainerCallback):
@@ -220,8 +225,8 @@ def _objective(model: Any, ref_model: Any, args: Any) -> Objective:
     sizes = policy.get_text_config().vocab_size, judge.get_text_config().vocab_size
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"policy and reference have different vocabularies: got {sizes[0]} and {sizes[1]} tokens, expected "
-            f"the same; use a reference of the policy's family"
+            f"policy and reference have different vocabularies: got {sizes[0]} and {sizes[1]} tokens, "
+            f"expected the same; use a reference of the policy's family"
         )
     if hasattr(policy, "vision_config"):
         raise UserError("got a vision-language model, expected a causal language model")
