@@ -8,6 +8,7 @@ from trl_runs import SPARSE
 
 from sparsepo_plugin.adapters.trl import SparsePOTrainer, refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
+from sparsepo_plugin.adapters.trl.mask_training import refuse_sharding
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.registry import get
@@ -95,6 +96,17 @@ def test_sharding_named_in_the_arguments(name):
     setattr(Args, name, {"any": "thing"})
     with pytest.raises(UserError, match=f"^{name} with preference_loss dpo: got it switched on"):
         refusals.check(Args())
+
+
+def test_fsdp_in_real_arguments(refused):
+    message = refused(fsdp="full_shard", fsdp_config={"fsdp_version": 2})
+    assert message.startswith("fsdp with preference_loss sparsepo: got it switched on, expected it off")
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MULTI_XPU", "TP"])
+def test_what_only_the_launcher_has_switched_on(kind):
+    with pytest.raises(UserError, match=f"^distributed type {kind}: expected one process or DDP"):
+        refuse_sharding(kind)
 
 
 def test_several_gpus_in_one_process():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 
+import mask_folders
 import pytest
 import torch
 import transformers
 from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from trl_runs import SEED, SPARSE, lines, losses
+from trl_runs import SEED, SPARSE, Tiny, lines, losses
 
 from sparsepo_plugin import checkpoint, registry, token_stats
 from sparsepo_plugin.adapters.trl import SparsePOTrainer
 from sparsepo_plugin.adapters.trl import reference as reference_module
+from sparsepo_plugin.demo.language import vocabulary
+from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.types import ReferenceState
 
@@ -331,3 +334,19 @@ def test_the_module_starts_from_the_seed(tiny, tmp_path):
     )
     assert_same(first, again, 0)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_mask_module_that_openrlhf_trained_goes_on_here(tiny, tmp_path):
+    """One format: the folder was written in the other environment (tests/golden/mask_folders.py)."""
+    folder = mask_folders.FOLDERS["openrlhf"]
+    tokenizer = build_tokenizer(vocabulary())
+    model = build_model(tokenizer, hidden_size=mask_folders.WIDTH, heads=2, layers=mask_folders.LAYERS)
+    save_tiny(tmp_path / "model", model, tokenizer)
+    trainer = Tiny(tmp_path).trainer(tmp_path / "out", options=mask_folders.OPTIONS, max_steps=2)
+    trainer.mask_training.load(folder)
+    saved = checkpoint.load_masks(folder).module.state_dict()
+    for name, value in trainer.mask_training.module.state_dict().items():
+        assert torch.equal(value, saved[name].float()), name
+    trainer.train()
+    trainer.save_model()
+    assert checkpoint.load_masks(tmp_path / "out").options == checkpoint.load_masks(folder).options
