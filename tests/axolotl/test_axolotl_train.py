@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from axolotl_runs import axolotl_train, on_tiny_model, write
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl_runs import losses
@@ -76,6 +77,31 @@ def test_it_resumes_from_a_checkpoint_and_ends_where_the_whole_run_does(trained,
         whole, resumed = (load_file(folder / "out" / file) for folder in (trained, tmp_path))
         for name, value in whole.items():
             torch.testing.assert_close(resumed[name], value, atol=1e-5, rtol=0)
+
+
+def test_a_lora_run_leaves_an_adapter_that_loads_and_the_mask_module(tiny, tmp_path):
+    changes = {
+        "max_steps": 4,
+        "save_steps": 2,
+        "learning_rate": 0.02,
+        "lora_r": 4,
+        "gradient_checkpointing": True,
+    }
+    done = axolotl_train(write(tmp_path, on_tiny_model("sparsepo-lora", tiny, tmp_path / "out", **changes)))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    assert len(losses(tmp_path / "out")) == 4
+    assert checkpoint.load_masks(tmp_path / "out/checkpoint-2").options.masks == "independent"
+    ids, found = torch.tensor([[5, 6, 7, 8]]), []
+    for folder in ("out/checkpoint-4", "out"):
+        base = AutoModelForCausalLM.from_pretrained(tiny.model)
+        before = base(ids).logits.detach()
+        found.append(PeftModel.from_pretrained(base, tmp_path / folder)(ids).logits)
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0], before)
+    # Upstream's unmerged weights, which transformers would load as a model with random layers, are gone.
+    assert not list((tmp_path / "out").glob("model*"))
+    for name in (checkpoint.WEIGHTS, checkpoint.RECORD):
+        assert (tmp_path / "out" / name).exists()
 
 
 def test_a_bad_configuration_ends_the_program_in_one_line(tiny, tmp_path):

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
@@ -96,6 +97,26 @@ class SparsePOPlugin(BasePlugin):
         if self._trainer is not None and self._trainer.is_world_process_zero():
             os.makedirs(cfg.output_dir, exist_ok=True)
             self._trainer.mask_training.save(cfg.output_dir)
+            if hasattr(self._trainer.model, "peft_config"):
+                drop_unmerged_weights(Path(cfg.output_dir))
+
+
+def drop_unmerged_weights(folder: Path) -> None:
+    """Remove what upstream saves after preference training with LoRA besides the adapter itself.
+
+    That is the base model with the adapter's layers in it, under names that no model has: transformers would
+    load the folder as a model whose layers are random. The adapter is complete without it.
+    """
+    from safetensors import safe_open
+
+    weights = sorted(folder.glob("model*.safetensors"))
+    names: list[str] = []
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            names += file.keys()
+    if any(".base_layer." in name for name in names):
+        for path in (*weights, folder / "model.safetensors.index.json"):
+            path.unlink(missing_ok=True)
 
 
 def _require_packages() -> None:
