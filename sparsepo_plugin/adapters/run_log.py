@@ -16,7 +16,17 @@ from sparsepo_plugin.adapters import token_record
 CONFIG_FILE = "sparsepo_config.yaml"
 RUN_FILE = "sparsepo_run.json"
 METRICS_FILE = "metrics.jsonl"
-_PACKAGES = ("sparsepo", "torch", "transformers", "openrlhf", "trl", "deepspeed", "datasets", "peft")
+_PACKAGES = (
+    "sparsepo",
+    "torch",
+    "transformers",
+    "openrlhf",
+    "trl",
+    "axolotl",
+    "deepspeed",
+    "datasets",
+    "peft",
+)
 
 
 class RunLog:

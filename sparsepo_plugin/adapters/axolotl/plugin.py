@@ -1,0 +1,138 @@
+"""The plugin: checks the configuration, puts our trainer in upstream's place, saves the mask module.
+
+Nothing of ``axolotl.core`` may be imported here: its training arguments are put together, once, when that is
+first imported, and would lack ours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+
+from sparsepo_plugin.errors import UserError
+
+TRAINER = "sparsepo_plugin.adapters.axolotl.trainer.AxolotlSparsePOTrainer"
+_REQUIRED = ("torch", "safetensors", "pydantic", "accelerate", "transformers", "trl")
+
+
+@contextmanager
+def stopping_the_run() -> Iterator[None]:
+    """Turn an error that the user can mend into one line and the end of the process.
+
+    Raises:
+      SystemExit: with the error's exit code; Axolotl lets it pass, and no traceback is printed.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+class SparsePOPlugin(BasePlugin):
+    """Axolotl's hooks, in the order in which they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trainer: Any = None
+
+    def register(self, cfg: Any) -> None:
+        """Check the raw configuration and name our trainer in it.
+
+        ``trainer_cls`` is the route that keeps policy and reference; upstream's hook for plugins drops both.
+
+        Args:
+          cfg: the configuration as read from the file.
+
+        Raises:
+          SystemExit: a package is missing, or the configuration cannot be trained.
+        """
+        with stopping_the_run():
+            _require_packages()
+            from sparsepo_plugin.adapters.axolotl import settings
+
+            chosen = settings.check(cfg, TRAINER)
+        cfg["trainer_cls"] = TRAINER
+        if os.environ.get("RANK", "0") == "0":
+            print(f"SparsePO: preference_loss {chosen}", flush=True)
+
+    def get_input_args(self) -> str:
+        """Our keys of the configuration file, for upstream's validation."""
+        return "sparsepo_plugin.adapters.axolotl.settings.SparsePOArgs"
+
+    def get_training_args_mixin(self) -> str:
+        """Our training arguments."""
+        return "sparsepo_plugin.adapters.trl.arguments.PreferenceArguments"
+
+    def get_training_args(self, cfg: Any) -> dict[str, Any]:
+        """Our training arguments' values."""
+        from sparsepo_plugin.adapters.axolotl import settings
+
+        return settings.training_arguments(cfg)
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Keep the trainer, whose mask module the final save does not know of.
+
+        Raises:
+          SystemExit: another plugin has put its own trainer in.
+        """
+        with stopping_the_run():
+            if not hasattr(trainer, "mask_training"):
+                raise UserError(
+                    f"trainer: got {type(trainer).__module__}.{type(trainer).__name__}, expected {TRAINER}; "
+                    f"another plugin has chosen it: drop that plugin"
+                )
+        self._trainer = trainer
+
+    def post_train(self, cfg: Any, model: Any) -> None:
+        """Save the mask module beside the final model; called before and after that is saved."""
+        if self._trainer is not None and self._trainer.is_world_process_zero():
+            os.makedirs(cfg.output_dir, exist_ok=True)
+            self._trainer.mask_training.save(cfg.output_dir)
+            if hasattr(self._trainer.model, "peft_config"):
+                drop_unmerged_weights(Path(cfg.output_dir))
+
+
+def drop_unmerged_weights(folder: Path) -> None:
+    """Remove what upstream saves after preference training with LoRA besides the adapter itself.
+
+    That is the base model with the adapter's layers in it, under names that no model has: transformers would
+    load the folder as a model whose layers are random. The adapter is complete without it.
+    """
+    from safetensors import safe_open
+
+    weights = sorted(folder.glob("model*.safetensors"))
+    names: list[str] = []
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            names += file.keys()
+    if any(".base_layer." in name for name in names):
+        for path in (*weights, folder / "model.safetensors.index.json"):
+            path.unlink(missing_ok=True)
+
+
+def _require_packages() -> None:
+    """Raise a UserError that names the first package that is missing or unusable."""
+    remedy = 'install them with: pip install "sparsepo[axolotl]"'
+    for name in _REQUIRED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the plugin SparsePOPlugin needs {', '.join(_REQUIRED)}: got no usable {name} ({reason}); "
+                f"{remedy}"
+            ) from None
+    from importlib.metadata import version
+
+    found = version("trl")
+    if tuple(int(part) for part in found.split(".")[:2]) < (1, 9):
+        raise UserError(f"trl: got version {found}, expected 1.9 or later; {remedy}")

@@ -1,0 +1,182 @@
+"""The plugin's keys of a configuration: a pydantic model generated from the losses' options, and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+
+from sparsepo_plugin import registry
+from sparsepo_plugin.adapters.trl.arguments import build_options
+from sparsepo_plugin.adapters.trl.refusals import OPTIMIZERS
+from sparsepo_plugin.errors import UserError, unknown
+from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number was expected, not true or false")
+    return value
+
+
+def _kind(row: OptionRow) -> Any:
+    if row.choices:
+        return Literal[row.choices]
+    number = row.kind in (int, float)
+    return Annotated[row.kind, BeforeValidator(_no_bool)] if number else row.kind
+
+
+def section(loss: registry.Loss) -> type[BaseModel]:
+    """Generate the model of a loss's section; what is not given stays None, so that presets can fill it."""
+    fields: dict[str, Any] = {row.name: (_kind(row) | None, None) for row in option_rows(loss.options)}
+    return create_model(f"{loss.name}_options", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+SECTIONS: dict[str, type[BaseModel]] = {name: section(registry.get(name)) for name in registry.names()}
+
+SparsePOArgs: type[BaseModel] = create_model(
+    "SparsePOArgs",
+    preference_loss=(str | None, None),
+    **{name: (model | None, None) for name, model in SECTIONS.items()},
+)
+
+
+def training_arguments(cfg: Any) -> dict[str, Any]:
+    """Values of PreferenceArguments for a validated configuration."""
+    return {
+        "preference_loss": cfg["preference_loss"],
+        "loss_options": _given(cfg, cfg["preference_loss"]),
+    }
+
+
+def check(cfg: Any, trainer: str) -> str:
+    """Check a raw configuration; anything upstream would ignore or contradict is refused by name.
+
+    Args:
+      cfg: the configuration as read from the file.
+      trainer: what the plugin will name as ``trainer_cls``.
+
+    Returns:
+      The loss and its options, in words.
+
+    Raises:
+      UserError: the first thing found wrong.
+    """
+    chosen = cfg.get("preference_loss")
+    _check_names(cfg, chosen)
+    loss = registry.get(chosen)
+    options = _options(loss, cfg.get(chosen))
+    if (rl := _text(cfg.get("rl"))) != "dpo":
+        raise UserError(
+            f"rl: got {rl!r}, expected dpo with preference_loss {chosen}: it runs in upstream's DPO trainer"
+        )
+    if cfg.get("trainer_cls") not in (None, trainer):
+        raise UserError(f"trainer_cls: got {cfg['trainer_cls']}, expected none: the plugin sets it; drop it")
+    for name, reason in _REFUSED.items():
+        if _is_set(cfg.get(name)):
+            raise UserError(
+                f"{name}: got {_text(cfg.get(name))!r}, expected none with preference_loss {chosen}: "
+                f"{reason}; drop {name}"
+            )
+    for name in _PARALLEL:
+        if cfg.get(name) and int(cfg[name]) > 1:
+            raise UserError(f"{name}: got {cfg[name]}, expected 1: {_SHARDED}; drop {name}")
+    if options.needs().hidden_states:
+        _check_optimizer(cfg)
+    return f"{loss.name}, {options}"
+
+
+_OWN_LOSS = "it belongs to TRL's own losses"
+_SHARDED = (
+    "it shards the policy, which is tested with OpenRLHF only (`sparsepo train`); DDP and PEFT work here"
+)
+_REFUSED = {
+    "precompute_ref_log_probs": "sums over sequences cannot be masked, so the reference runs at every step",
+    "dpo_use_liger_kernel": "its fused loss keeps neither logits nor hidden states, which the loss reads",
+    "dpo_padding_free": "TRL itself has disabled it",
+    "dpo_loss_type": _OWN_LOSS,
+    "dpo_loss_weights": _OWN_LOSS,
+    "dpo_use_weighting": _OWN_LOSS,
+    "dpo_label_smoothing": f"{_OWN_LOSS} (for swapped labels use preference_loss cdpo)",
+    "pad_to_multiple_of": "upstream's collator for it makes batches of an older TRL",
+    "deepspeed": _SHARDED,
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "relora": "it merges weights into the policy past the trainer",
+    "use_ray": "it is not tested",
+}
+_PARALLEL = ("context_parallel_size", "tensor_parallel_size", "dp_shard_size")
+
+
+def _check_names(cfg: Any, chosen: Any) -> None:
+    names = registry.names()
+    for key in map(str, cfg):
+        if key not in ("preference_loss", *names) and _looks_ours(key):
+            raise unknown("key", key, ("preference_loss", *names))
+    if chosen is None:
+        raise UserError(f"preference_loss: got none, expected one of {', '.join(names)}; or drop the plugin")
+    if chosen not in names:
+        raise unknown("preference_loss", str(chosen), names)
+    for name in names:
+        if name != chosen and cfg.get(name) is not None:
+            raise UserError(
+                f"section {name} given with preference_loss {chosen}: expected preference_loss {name}, or no "
+                f"such section"
+            )
+
+
+def _looks_ours(key: str) -> bool:
+    """Whether an unknown top-level key, which upstream would drop silently, is one of ours misspelt."""
+    return key.lower().startswith(("preference_lo", "sparsepo", "sparse_po", "sparspo"))
+
+
+def _options(loss: registry.Loss, given: Any) -> LossOptions:
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f"section {loss.name}: got {given!r}, expected options as `name: value`")
+    plain = {str(key): value for key, value in (given or {}).items()}
+    try:
+        found = SECTIONS[loss.name](**plain)
+    except ValidationError as error:
+        raise _in_one_line(loss, error) from None
+    return build_options(loss, found.model_dump(exclude_none=True))
+
+
+def _in_one_line(loss: registry.Loss, error: ValidationError) -> UserError:
+    """The first complaint of pydantic, in our words and with the option's full name."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    rows = {row.name: row for row in option_rows(loss.options)}
+    if first["type"] == "extra_forbidden":
+        return unknown(f"option of {loss.name}", name, rows)
+    row = rows[name]
+    numbers = {float: "a number", int: "an integer", str: "text"}
+    expected = f"one of {', '.join(row.choices)}" if row.choices else numbers[row.kind]
+    return UserError(f"{loss.name}.{name}: got {first['input']!r}, expected {expected}")
+
+
+def _given(cfg: Any, name: str) -> dict[str, Any]:
+    found = SECTIONS[name](**dict(cfg.get(name) or {}))
+    return found.model_dump(exclude_none=True)
+
+
+def _is_set(value: Any) -> bool:
+    return value not in (None, False, 0, 0.0, "", [], {})
+
+
+def _text(value: Any) -> Any:
+    return getattr(value, "value", value)
+
+
+def _check_optimizer(cfg: Any) -> None:
+    optimizer = _text(cfg.get("optimizer"))
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"optimizer: got {optimizer!r}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a "
+            f"parameter group of its own, which is tested with these only"
+        )
+    if (scheduler := _text(cfg.get("lr_scheduler"))) in ("one_cycle", "rex"):
+        raise UserError(
+            f"lr_scheduler: got {scheduler!r}, expected one that keeps every group's own rate, such as "
+            f"cosine: this one gives the mask module the policy's"
+        )

@@ -1,0 +1,130 @@
+"""The mask module beside the policy: its parameter groups, its gradients, its files.
+
+It is no submodule of the policy: DDP would have to know of it, its parameters would land in the saved model,
+and PEFT would freeze it. What the trainer then does for the policy has to be done for it as well: averaging
+gradients over processes, clipping, zeroing, saving, resuming.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from sparsepo_plugin import checkpoint
+from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import LossOptions
+
+# Options that may change between a checkpoint and its resumption: they do not say what a mask is.
+_TRAINING_OPTIONS = {
+    *("reward_l1", "kl_l1", "mask_lr", "mask_lr_scale", "mask_weight_decay"),
+    *("anchor", "anchor_weight", "record"),
+}
+
+
+class MaskTraining:
+    """The mask source of one run and everything that keeps it trained alike on all processes.
+
+    Args:
+      objective: loss, options and reference shape.
+      seed: seed of the module's initial weights; equal on all processes.
+      device: where the policy is.
+    """
+
+    def __init__(self, objective: Objective, seed: int, device: torch.device) -> None:
+        self.objective = objective
+        self.module: nn.Module = objective.build_masks(seed).to(device)
+        self.parameters = list(self.module.parameters())
+        self._stale = False
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is anything to train and to save."""
+        return bool(self.parameters)
+
+    def add_to(self, optimizer: Optimizer, policy_learning_rate: float) -> None:
+        """Add the module's parameter groups, once: weights with decay, biases and norms without."""
+        present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not self.learned or id(self.parameters[0]) in present:
+            return
+        options = self.objective.options
+        rate = options.mask_learning_rate(policy_learning_rate)
+        decayed = {id(p) for p in self.module.decayed_parameters()}  # type: ignore[operator]
+        for weight_decay, chosen in ((options.mask_decay(), True), (0.0, False)):
+            params = [p for p in self.parameters if (id(p) in decayed) is chosen]
+            if params:
+                optimizer.add_param_group({"params": params, "lr": rate, "weight_decay": weight_decay})
+
+    def before_backward(self) -> None:
+        """Drop the gradients that the last optimizer step used: the trainer zeroes the policy's only."""
+        if self._stale:
+            for parameter in self.parameters:
+                parameter.grad = None
+        self._stale = False
+
+    def after_backward(self, *, step_follows: bool) -> None:
+        """Average the gradients over all processes where an optimizer step follows, as DDP does."""
+        self._stale = step_follows
+        if step_follows and self.learned and dist.is_initialized() and dist.get_world_size() > 1:
+            self.average_gradients()
+
+    def average_gradients(self) -> None:
+        """All-reduce the gradients to their mean; one that is missing counts as 0."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the module beside a checkpoint; nothing where nothing is learned."""
+        if self.learned:
+            state = {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+            checkpoint.save_masks(Path(folder), state, self.objective.record())
+
+    def load(self, folder: str | Path) -> None:
+        """Read the module of a checkpoint folder into this one, in place, so that the optimizer keeps it.
+
+        Raises:
+          UserError: no mask module there, or one of another loss, other options, or another reference.
+        """
+        if not self.learned:
+            return
+        saved = checkpoint.load_masks(folder)
+        self._check_same(saved.loss.name, saved.options, Path(folder))
+        try:
+            self.module.load_state_dict(saved.module.state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder}: its mask module does not fit this reference model: {' '.join(str(error).split())}"
+            ) from None
+
+    def _check_same(self, loss: str, options: LossOptions, folder: Path) -> None:
+        if loss != self.objective.loss.name:
+            raise UserError(
+                f"{folder}: its mask module was trained with loss {loss}, expected {self.objective.loss.name}"
+            )
+        for field in dataclasses.fields(options):
+            was, now = getattr(options, field.name), getattr(self.objective.options, field.name)
+            if was != now and field.name not in _TRAINING_OPTIONS:
+                raise UserError(
+                    f"option {field.name}: got {now!r}, expected {was!r}, as in the checkpoint {folder}; "
+                    f"set it back, or start anew"
+                )
+
+
+def refuse_sharding(kind: Any) -> None:
+    """Refuse accelerate's distributed types in which the policy's gradients are not whole tensors.
+
+    Raises:
+      UserError: anything but one process or DDP.
+    """
+    name = str(getattr(kind, "value", kind))
+    if name not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(f"distributed type {name}: expected one process or DDP; see docs/axolotl.md")

@@ -1,0 +1,179 @@
+"""Metrics of a run: summed over micro-batches and processes, logged and written when the trainer logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor
+
+from sparsepo_plugin import metrics
+from sparsepo_plugin.adapters import token_record
+from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.adapters.token_record import TokenRecord
+from sparsepo_plugin.errors import RunFailedError
+from sparsepo_plugin.metrics import MetricSum
+from sparsepo_plugin.types import Masks, TokenStats
+
+# TRL's names of metrics that dashboards know, for the same numbers under ours.
+_TRL_NAMES = {
+    "rewards/chosen": "chosen_rewards",
+    "rewards/rejected": "rejected_rewards",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "logps/chosen": "chosen_logps",
+    "logps/rejected": "rejected_logps",
+}
+
+
+class PairLog:
+    """Collects metrics since the last log, apart for training and evaluation.
+
+    Args:
+      folder: output folder of the run.
+      active: whether this process writes files.
+    """
+
+    def __init__(self, folder: Path, *, active: bool) -> None:
+        self.files = RunLog(folder, active=active)
+        self._sums: dict[str, dict[str, MetricSum]] = {"train": {}, "eval": {}}
+        self._dead_masks = DeadMaskWatch()
+        self._tokens_seen = 0.0
+
+    def start(self, arguments: Any, record: dict[str, Any], processes: int, *, resumed: bool) -> None:
+        """Write configuration and versions; a new run empties the metrics of an older one."""
+        if self.files.active:
+            self.files.folder.mkdir(parents=True, exist_ok=True)
+        header = "# Training arguments as they were in effect, for the record\n"
+        text = yaml.safe_dump(_plain(arguments.to_dict()), sort_keys=True, allow_unicode=True)
+        self.files.start(header + text, record, processes, resumed=resumed)
+
+    def add(
+        self, split: str, found: dict[str, MetricSum], tokens: Tensor, *, finite: bool, device: torch.device
+    ) -> bool:
+        """Add a micro-batch of every process, in one collective.
+
+        Args:
+          split: "train" or "eval".
+          found: sums of this process; the same names on every one.
+          tokens: attended tokens of this process, a number.
+          finite: whether this process's loss is.
+          device: where collectives work.
+
+        Returns:
+          Whether the loss is finite on every process.
+        """
+        rows = [(float(not finite), float(tokens)), *found.values()]
+        values = torch.tensor(rows, dtype=torch.float64, device=device)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(values)
+        (bad, tokens_seen), *rest = values.tolist()
+        self._tokens_seen += tokens_seen if split == "train" else 0
+        sums = {name: MetricSum(*row) for name, row in zip(found, rest)}
+        self._sums[split] = metrics.add(self._sums[split], sums)
+        return bad == 0
+
+    def forget(self, split: str) -> None:
+        """Drop what was collected."""
+        self._sums[split] = {}
+
+    def write(self, split: str, step: int, logs: dict[str, Any]) -> dict[str, float]:
+        """Write a line of metrics.jsonl.
+
+        Args:
+          split: "train" or "eval".
+          step: optimizer steps so far.
+          logs: what the trainer itself logs; gives learning rate and gradient norm.
+
+        Returns:
+          What to log besides: our names but ``loss``, and TRL's for the same numbers. Empty if nothing was
+          seen.
+        """
+        if not self._sums[split]:
+            return {}
+        found = metrics.ratios(self._sums[split])
+        self.forget(split)
+        rates = {name: logs.get(name) for name in ("learning_rate", "grad_norm")} if split == "train" else {}
+        self.files.metrics(step, split, {**found, **rates})
+        if split == "train" and (warning := self._dead_masks.look(found, step)) and self.files.active:
+            print(warning.replace("--", ""), flush=True)
+        known = {name: found[ours] for name, ours in _TRL_NAMES.items()} | {"num_tokens": self._tokens_seen}
+        return {**known, **{name: value for name, value in found.items() if name != "loss"}}
+
+
+class EvaluationPairs:
+    """Which pairs of the evaluation data a batch holds, and the token record of the first of them.
+
+    accelerate deals whole batches to the processes in turn and fills the last ones up with copies.
+
+    Args:
+      limit: pairs to record, from the first.
+      tokenizer: turns token ids into text.
+      rank: number of this process.
+      processes: their number.
+      batch_size: pairs per batch and process.
+    """
+
+    def __init__(self, limit: int, tokenizer: Any, rank: int, processes: int, batch_size: int) -> None:
+        self.record = TokenRecord(limit, tokenizer)
+        self._rank, self._processes, self._batch_size = rank, processes, batch_size
+        self._length, self._batch = 0, 0
+
+    def begin(self, length: int) -> None:
+        """Start an evaluation of ``length`` pairs."""
+        self._length, self._batch = length, 0
+
+    def next(self, pairs: int) -> list[int]:
+        """Indices of the next batch's pairs; copies have one beyond the data."""
+        start = (self._batch * self._processes + self._rank) * self._batch_size
+        self._batch += 1
+        return list(range(start, start + pairs))
+
+    def keep(self, indices: list[int], device: torch.device) -> Tensor:
+        """Which pairs are no copies, [pairs], bool."""
+        return torch.tensor([index < self._length for index in indices], device=device)
+
+    def add(self, indices: list[int], token_ids: Tensor, stats: TokenStats, masks: Masks) -> None:
+        """Record the pairs that are wanted and no copies."""
+        limit = min(self.record.limit, self._length)
+        if limit and min(indices) < limit:
+            real = [index if index < self._length else self.record.limit for index in indices]
+            self.record.add(real, token_ids, stats, masks)
+
+    def finish(self, folder: Path, step: int) -> None:
+        """Write the record of all processes."""
+        if not self.record.limit:
+            return
+        rows: list[Any] = [self.record.take()]
+        if self._processes > 1:
+            rows *= self._processes
+            dist.all_gather_object(rows, rows[0])
+        if self._rank == 0:
+            token_record.write(folder, step, [row for part in rows for row in part])
+
+
+def require_finite(finite: bool, *, training: bool, step: int) -> None:
+    """Stop all processes together where a loss is not finite.
+
+    Raises:
+      RunFailedError: it is not.
+    """
+    if finite:
+        return
+    stage = f"training at step {step + 1}" if training else f"evaluation after step {step}"
+    raise RunFailedError(
+        f"loss is not finite in {stage}: stopped before the update, the last checkpoint is kept; lower the "
+        f"learning rate or look at the data"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Values that YAML can write safely."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

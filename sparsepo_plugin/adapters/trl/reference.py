@@ -1,0 +1,67 @@
+"""The reference's forward pass, with exactly what the loss asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparsepo_plugin.activations import Recorder, Site, find_sites
+
+
+class ReferenceOutput(NamedTuple):
+    """What the reference says about a batch.
+
+    Attributes:
+      logits: [2 * pairs, seq, vocab].
+      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
+      activations: feature means of the recorded sites, each [2 * pairs, seq]; empty if not asked for.
+    """
+
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...]
+    activations: Mapping[str, Tensor]
+
+
+def plain(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def recording_sites(model: Any, groups: tuple[str, ...]) -> list[Site]:
+    """Find where to record activations, on a copy without weights: PEFT's layers look like projections.
+
+    Raises:
+      UserError: the model lacks the structure of a causal language model.
+    """
+    if not groups:
+        return []
+    base = plain(model)
+    with torch.device("meta"):
+        return find_sites(type(base)(base.config), groups)
+
+
+def run(model: nn.Module, inputs: Mapping[str, Any], *, states: bool, sites: list[Site]) -> ReferenceOutput:
+    """Run the reference; the caller has set no_grad and, under PEFT, switched the adapter off.
+
+    The hooks live for this pass only: the same modules may also run the policy.
+
+    Args:
+      model: reference model, unwrapped.
+      inputs: keyword arguments of its forward.
+      states: ask for hidden states.
+      sites: where to record activations.
+    """
+    recorder = Recorder(plain(model), sites) if sites else None
+    try:
+        output = model(**inputs, **({"output_hidden_states": True} if states else {}))
+    finally:
+        if recorder is not None:
+            recorder.remove()
+    return ReferenceOutput(
+        output.logits,
+        tuple(output.hidden_states[1:]) if states else (),
+        {} if recorder is None else recorder.take(),
+    )

@@ -1,0 +1,151 @@
+"""What TRL's adapter cannot honour is refused by name in one line, before any work."""
+
+from __future__ import annotations
+
+import pytest
+from trl import DPOConfig, DPOTrainer
+from trl_runs import SPARSE
+
+from sparsepo_plugin.adapters.trl import SparsePOTrainer, refusals
+from sparsepo_plugin.adapters.trl.arguments import build_options
+from sparsepo_plugin.adapters.trl.mask_training import refuse_sharding
+from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.registry import get
+
+
+@pytest.fixture
+def refused(tiny, tmp_path, monkeypatch):
+    """The one line of the refusal; upstream's trainer, where the work would begin, is never entered."""
+
+    def entered(*_, **__):
+        raise AssertionError("upstream's trainer was entered")
+
+    monkeypatch.setattr(DPOTrainer, "__init__", entered)
+
+    def refuse(loss="sparsepo", options=None, **args):
+        with pytest.raises(UserError) as error:
+            tiny.trainer(tmp_path / "out", loss, options, **args)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+        return str(error.value)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: got True, expected False"),
+        ({"use_liger_kernel": True}, "use_liger_kernel: got True"),
+        ({"sync_ref_model": True}, "sync_ref_model: got True"),
+        ({"padding_free": True}, "padding_free: got True"),
+        ({"loss_type": ["ipo"]}, "loss_type: got ['ipo'], expected ['sigmoid']"),
+        ({"loss_weights": [0.5]}, "loss_weights: got [0.5]"),
+        ({"ld_alpha": 0.5}, "ld_alpha: got 0.5"),
+        ({"use_weighting": True}, "use_weighting: got True"),
+        ({"label_smoothing": 0.1}, "label_smoothing: got 0.1, expected 0.0"),
+        ({"f_divergence_type": "js_divergence"}, "f_divergence_type: got 'js_divergence'"),
+        ({"beta": 0.0}, "beta: got 0.0, expected a number > 0"),
+        ({"optim": "adamw_bnb_8bit"}, "optim: got adamw_bnb_8bit, expected one of adamw_torch"),
+        ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches: got True"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config.dispatch_batches: got True"),
+        ({"accelerator_config": {"even_batches": False}}, "accelerator_config.even_batches: got False"),
+    ],
+)
+def test_an_argument_that_contradicts_the_loss(refused, args, words):
+    assert refused(**args).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "words"),
+    [
+        ("sparspo", {}, "unknown loss 'sparspo': did you mean sparsepo"),
+        ("sparsepo", {"maks": "common"}, "unknown option of sparsepo 'maks': did you mean masks"),
+        ("sparsepo", {"masks": "both"}, "option masks: got 'both', expected one of common, independent"),
+        ("sparsepo", {"reward_l1": "much"}, "option reward_l1: got 'much' (str), expected a number"),
+        ("sparsepo", {"width": 1.5}, "option width: got 1.5 (float), expected an integer"),
+        ("sparsepo", {"reward_l1": True}, "option reward_l1: got True (bool), expected a number"),
+        ("sparsepo", {"reward_l1": -1}, "option reward_l1: got -1.0, expected a number >= 0"),
+        ("sparsepo", {"mask_lr": 0.1, "mask_lr_scale": 2.0}, "options mask_lr and mask_lr_scale: got both"),
+        ("dpo", {"masks": "common"}, "unknown option of dpo 'masks'"),
+    ],
+)
+def test_an_unknown_loss_or_option_or_a_bad_value(refused, loss, options, words):
+    assert refused(loss, options).startswith(words)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_a_launcher_that_shards_the_policy(refused, monkeypatch, variable):
+    class Args:
+        preference_loss, deepspeed, fsdp, n_gpu = "sparsepo", None, False, 1
+
+    monkeypatch.setenv(variable, "true")
+    name = variable.rpartition("_")[2].lower()
+    with pytest.raises(
+        UserError, match=f"^{name} with preference_loss sparsepo: got it switched on, expected it off"
+    ):
+        refusals.check(Args())
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "fsdp", "parallelism_config"])
+def test_sharding_named_in_the_arguments(name):
+    class Args:
+        preference_loss, deepspeed, fsdp, parallelism_config, n_gpu = "dpo", None, False, None, 1
+
+    setattr(Args, name, {"any": "thing"})
+    with pytest.raises(UserError, match=f"^{name} with preference_loss dpo: got it switched on"):
+        refusals.check(Args())
+
+
+def test_fsdp_in_real_arguments(refused):
+    message = refused(fsdp="full_shard", fsdp_config={"fsdp_version": 2})
+    assert message.startswith("fsdp with preference_loss sparsepo: got it switched on, expected it off")
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MULTI_XPU", "TP"])
+def test_what_only_the_launcher_has_switched_on(kind):
+    with pytest.raises(UserError, match=f"^distributed type {kind}: expected one process or DDP"):
+        refuse_sharding(kind)
+
+
+def test_several_gpus_in_one_process():
+    class Args:
+        preference_loss, deepspeed, fsdp, n_gpu = "dpo", None, None, 4
+
+    with pytest.raises(
+        UserError, match=r"^4 GPUs in one process .* expected one process for each; start with"
+    ):
+        refusals.check(Args())
+
+
+def test_arguments_that_know_no_loss(tiny, tmp_path):
+    with pytest.raises(UserError, match="args: got DPOConfig, expected a SparsePOConfig"):
+        SparsePOTrainer(model=str(tiny.model), args=DPOConfig(str(tmp_path), use_cpu=True, bf16=False))
+
+
+def test_models_that_do_not_fit(refused, tmp_path):
+    tokenizer = build_tokenizer(["a", "b"])
+    save_tiny(tmp_path / "other", build_model(tokenizer, hidden_size=16, heads=2, layers=1), tokenizer)
+    message = refused(given={"ref_model": str(tmp_path / "other")})
+    assert message.startswith("policy and reference have different vocabularies: got 194 and 5 tokens")
+    assert refused(given={"model": str(tmp_path / "gone")}).startswith(
+        f"model {tmp_path / 'gone'}: cannot be loaded"
+    )
+
+
+def test_an_optimizer_given_past_the_arguments(refused):
+    message = refused(options=SPARSE, given={"optimizers": (object(), None)})
+    assert message.startswith("optim: got one of its own, expected one of")
+
+
+def test_losses_without_a_mask_module_take_any_optimizer(tiny, tmp_path):
+    trainer = tiny.trainer(tmp_path, "tdpo1", optim="adamw_bnb_8bit")
+    assert not trainer.mask_training.learned
+
+
+def test_options_keep_presets_and_convert_integers():
+    found = build_options(get("sparsepo"), {"preset": "paper", "mask_lr": 1})
+    assert (found.init, found.mask_lr) == ("published", 1.0)
+    assert isinstance(found.mask_lr, float)
+    assert build_options(get("sparsepo"), {"mask_lr": None}).mask_lr is None
