@@ -65,6 +65,31 @@ def identity(arguments: SimpleNamespace, objective: Objective | None) -> dict[st
     }
 
 
+def blueprint(arguments: SimpleNamespace, record: dict[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint must remember so that the policy and the masks can be built again.
+
+    Args:
+      arguments: upstream's arguments.
+      record: Objective.record, or None for upstream's own loss.
+    """
+    ds, lora = arguments.ds, arguments.ds.lora
+    return {
+        "model": arguments.model.model_name_or_path,
+        "trust_remote_code": arguments.model.trust_remote_code,
+        "fast_tokenizer": not arguments.data.disable_fast_tokenizer,
+        "actor": {
+            "attn_implementation": ds.attn_implementation,
+            "param_dtype": ds.param_dtype,
+            "load_in_4bit": ds.load_in_4bit,
+            "lora_rank": lora.rank,
+            "lora_alpha": lora.alpha,
+            "lora_dropout": lora.dropout,
+            "target_modules": lora.target_modules,
+        },
+        "masks": record,
+    }
+
+
 def _relevant(options: dict[str, Any]) -> dict[str, Any]:
     """Options without those that change no number of the training."""
     return {name: value for name, value in options.items() if name != "record"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,31 +16,6 @@ from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
 from sparsepo_plugin.errors import UserError
 
 _MASKS = "sparsepo_masks."
-
-
-def blueprint(arguments: SimpleNamespace, record: dict[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint must remember so that the policy and the masks can be built again.
-
-    Args:
-      arguments: upstream's arguments.
-      record: Objective.record, or None for upstream's own loss.
-    """
-    ds, lora = arguments.ds, arguments.ds.lora
-    return {
-        "model": arguments.model.model_name_or_path,
-        "trust_remote_code": arguments.model.trust_remote_code,
-        "fast_tokenizer": not arguments.data.disable_fast_tokenizer,
-        "actor": {
-            "attn_implementation": ds.attn_implementation,
-            "param_dtype": ds.param_dtype,
-            "load_in_4bit": ds.load_in_4bit,
-            "lora_rank": lora.rank,
-            "lora_alpha": lora.alpha,
-            "lora_dropout": lora.dropout,
-            "target_modules": lora.target_modules,
-        },
-        "masks": record,
-    }
 
 
 def export(source: Path, out: Path, *, merge: bool = False) -> str:
@@ -112,7 +86,7 @@ def _read(folder: Path, saved: Saved) -> dict[str, Tensor]:
 
 
 def _write_policy(plan: dict[str, Any], state: dict[str, Tensor], folder: Path, merge: bool) -> None:
-    from sparsepo_plugin.adapters.openrlhf.launch import build_actor
+    from sparsepo_plugin.adapters.openrlhf.actors import build_actor
     from sparsepo_plugin.adapters.openrlhf.preflight import load_config
     from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 

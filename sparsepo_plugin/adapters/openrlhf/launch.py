@@ -8,10 +8,10 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 
 from sparsepo_plugin.adapters.objective import Objective
-from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags, preflight
+from sparsepo_plugin.adapters.openrlhf import checkpoints, flags, preflight
+from sparsepo_plugin.adapters.openrlhf.actors import build_actor
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.swap import swapped
 
@@ -75,7 +75,7 @@ def checkpoint_record(arguments: Any, objective: Objective | None) -> dict[str, 
     record = None if objective is None else objective.record()
     return {
         "identity": checkpoints.identity(arguments, objective),
-        "build": export.blueprint(arguments, record),
+        "build": checkpoints.blueprint(arguments, record),
     }
 
 
@@ -90,16 +90,3 @@ def _build_strategy(
         strategy = get_strategy(arguments)
     strategy.record = record or {}
     return strategy
-
-
-def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Upstream's Actor, which knows bf16 and fp16, in float32 too."""
-    import openrlhf.utils.utils as utils
-
-    convert = utils.convert_to_torch_dtype
-
-    def with_float32(name: str) -> torch.dtype:
-        return torch.float32 if name == "fp32" else convert(name)
-
-    with swapped(utils, convert_to_torch_dtype=with_float32):
-        return actor_class(*args, **options)

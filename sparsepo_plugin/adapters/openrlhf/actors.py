@@ -1,0 +1,23 @@
+"""Build upstream's Actor in every number format we accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sparsepo_plugin.swap import swapped
+
+
+def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Upstream's Actor, which knows bf16 and fp16, in float32 too."""
+    import openrlhf.utils.utils as utils
+
+    convert = utils.convert_to_torch_dtype
+
+    def with_float32(name: str) -> torch.dtype:
+        return torch.float32 if name == "fp32" else convert(name)
+
+    with swapped(utils, convert_to_torch_dtype=with_float32):
+        return actor_class(*args, **options)
