@@ -8,7 +8,6 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import checkpoints, flags, preflight
 from sparsepo_plugin.adapters.openrlhf.actors import build_actor
