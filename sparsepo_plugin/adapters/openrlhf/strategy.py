@@ -162,7 +162,7 @@ class PortableStrategy(DeepspeedStrategy):
         with _without_cuda(), swapped(model._config, load_universal_checkpoint=True):
             found = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
         if self.stage == 3:
-            universal.restore_groups(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
+            universal.mend_stage_3(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
         return found
 
     def restore_random_state(self) -> None:

@@ -41,11 +41,12 @@ def convert(source: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def restore_groups(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Give every parameter group its own rate and decay again.
+def mend_stage_3(optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Put right what DeepSpeed 0.19 does to the optimizer when it loads a universal checkpoint at stage 3.
 
-    At stage 3 DeepSpeed 0.19 gives all groups those of the first, so the masks would go on at the policy's
-    learning rate until the scheduler's next step, and with its weight decay for good.
+    All groups get the first one's rate and decay: the masks would go on at the policy's learning rate until
+    the scheduler's next step, and with its weight decay for good. And all parameters share one step count,
+    which torch's Adam then raises once per parameter.
 
     Args:
       optimizer: torch's optimizer inside DeepSpeed's.
@@ -55,3 +56,6 @@ def restore_groups(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     saved: list[dict[str, Any]] = state["optimizer_state_dict"]["param_groups"]
     for group, old in zip(optimizer.param_groups, saved, strict=True):
         group.update({key: value for key, value in old.items() if key != "params"})
+    for values in optimizer.state.values():
+        if isinstance(values.get("step"), torch.Tensor):
+            values["step"] = values["step"].clone()
