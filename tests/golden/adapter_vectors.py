@@ -36,7 +36,10 @@ PAIRS = [
 ]
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in registry.names()},
-    "sparsepo-independent": ("sparsepo", {"masks": "independent", "reward_l1": 0.01, "kl_l1": 0.02}),
+    "sparsepo-independent": (
+        "sparsepo",
+        {"masks": "independent", "normalise": "none", "reward_l1": 0.01, "kl_l1": 0.02},
+    ),
     "sparsepo-anchored": ("sparsepo", {"mask_on": "reward", "anchor": 0.3, "anchor_weight": "complement"}),
     "sparsepo-last": ("sparsepo", {"layers": "last", "width": 4, "token": "after"}),
     "sparsepo-random": ("sparsepo", {"source": "random", "masks": "independent"}),
