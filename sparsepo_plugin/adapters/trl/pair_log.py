@@ -43,13 +43,13 @@ class PairLog:
         self._dead_masks = DeadMaskWatch()
         self._tokens_seen = 0.0
 
-    def start(self, arguments: Any, record: dict[str, Any], processes: int, *, resumed: bool) -> None:
-        """Write configuration and versions; a new run empties the metrics of an older one."""
+    def start(self, arguments: Any, record: dict[str, Any], processes: int, *, step: int) -> None:
+        """Write configuration and versions; drop metrics after ``step``, where training goes on."""
         if self.files.active:
             self.files.folder.mkdir(parents=True, exist_ok=True)
         header = "# Training arguments as they were in effect, for the record\n"
         text = yaml.safe_dump(_plain(arguments.to_dict()), sort_keys=True, allow_unicode=True)
-        self.files.start(header + text, record, processes, resumed=resumed)
+        self.files.start(header + text, record, processes, step=step)
 
     def add(
         self, split: str, found: dict[str, MetricSum], tokens: Tensor, *, finite: bool, device: torch.device

@@ -180,8 +180,8 @@ class PreferenceMixin(_Upstream):
 
     def start_pair_log(self) -> None:
         """Write what this run is; called when training begins."""
-        record, resumed = self.preference_objective.record(), self.state.global_step > 0
-        self._pair_log.start(self.args, record, self.args.world_size, resumed=resumed)
+        record, step = self.preference_objective.record(), self.state.global_step
+        self._pair_log.start(self.args, record, self.args.world_size, step=step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics since the last log, and write them to metrics.jsonl."""
