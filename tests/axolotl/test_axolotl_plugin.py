@@ -82,7 +82,10 @@ def test_every_key_of_a_shipped_configuration_has_its_words_above_it(name):
         ({"sparsepo": {"width": 1.5}}, "sparsepo.width: got 1.5, expected an integer"),
         ({"sparsepo": {"reward_l1": -1}}, "option reward_l1: got -1.0, expected a number >= 0"),
         ({"sparsepo": "independent"}, "section sparsepo: got 'independent', expected options"),
-        ({"sparsepo": {"mask_lr": 0.1, "mask_lr_scale": 2}}, "options mask_lr and mask_lr_scale: got both"),
+        (
+            {"sparsepo": {"reward_l1": 0.1, "normalise": "mean"}},
+            "option reward_l1: got 0.1 with normalise mean",
+        ),
         ({"preference_loss": "sparspo"}, "unknown preference_loss 'sparspo': did you mean sparsepo"),
         ({"preference_loss": None}, "preference_loss: got none, expected one of cdpo, "),
         ({"preference_los": "dpo"}, "unknown key 'preference_los': did you mean preference_loss"),

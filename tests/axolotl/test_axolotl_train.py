@@ -16,7 +16,7 @@ from trl_runs import losses
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.types import ReferenceState
 
-OPTIONS = {"masks": "independent", "mask_lr": 0.02, "dropout": 0.1, "normalise": "none", "reward_l1": 0.001}
+OPTIONS = {"masks": "independent", "normalise": "none", "mask_lr": 0.02, "dropout": 0.1, "reward_l1": 0.001}
 
 
 @pytest.fixture(scope="module")

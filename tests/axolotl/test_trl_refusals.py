@@ -67,7 +67,11 @@ def test_an_argument_that_contradicts_the_loss(refused, args, words):
         ("sparsepo", {"width": 1.5}, "option width: got 1.5 (float), expected an integer"),
         ("sparsepo", {"reward_l1": True}, "option reward_l1: got True (bool), expected a number"),
         ("sparsepo", {"reward_l1": -1}, "option reward_l1: got -1.0, expected a number >= 0"),
-        ("sparsepo", {"mask_lr": 0.1, "mask_lr_scale": 2.0}, "options mask_lr and mask_lr_scale: got both"),
+        (
+            "sparsepo",
+            {"reward_l1": 0.1, "normalise": "mean"},
+            "option reward_l1: got 0.1 with normalise mean",
+        ),
         ("dpo", {"masks": "common"}, "unknown option of dpo 'masks'"),
     ],
 )

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Both masks are alive at the start with this seed.
 SEED = 3
-SPARSE = {"masks": "independent", "mask_lr": 0.02, "normalise": "none", "reward_l1": 0.002, "kl_l1": 0.001}
+SPARSE = {"masks": "independent", "normalise": "none", "mask_lr": 0.02, "reward_l1": 0.002, "kl_l1": 0.001}
 
 disable_progress_bars()
 logging.disable_progress_bar()

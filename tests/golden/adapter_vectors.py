@@ -7,11 +7,12 @@ The file holds the inputs too: nothing is drawn at random where it is read.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
         {"masks": "independent", "normalise": "none", "reward_l1": 0.01, "kl_l1": 0.02},
     ),
     "sparsepo-anchored": ("sparsepo", {"mask_on": "reward", "anchor": 0.3, "anchor_weight": "complement"}),
-    "sparsepo-last": ("sparsepo", {"layers": "last", "width": 4, "token": "after"}),
+    "sparsepo-last": ("sparsepo", {"layers": "last", "width": 4, "token": "after", "normalise": "none"}),
     "sparsepo-random": ("sparsepo", {"source": "random", "masks": "independent"}),
     "mapo-attention": ("mapo", {"sites": "attn,logits"}),
 }
@@ -62,10 +63,14 @@ def model_of(weights: np.ndarray) -> LlamaForCausalLM:
     return model
 
 
-def objective_of(name: str) -> Objective:
-    loss_name, given = VARIANTS[name]
-    loss = registry.get(loss_name)
-    return Objective(loss, loss.options.build(given), reference_shape(LlamaConfig(**CONFIG)))
+def objective_of(name: str, options: dict[str, Any]) -> Objective:
+    loss = registry.get(name)
+    return Objective(loss, loss.options.build(options), reference_shape(LlamaConfig(**CONFIG)))
+
+
+def all_options(name: str, given: dict[str, object]) -> dict[str, Any]:
+    """Every option of a loss, so that a default that changes one day changes no vector."""
+    return dataclasses.asdict(registry.get(name).options.build(given))
 
 
 def gradient(module: nn.Module) -> np.ndarray:
@@ -74,7 +79,7 @@ def gradient(module: nn.Module) -> np.ndarray:
     return torch.cat([v.flatten() for v in values]).numpy() if values else np.zeros(0, np.float32)
 
 
-def openrlhf_step(name: str, policy_weights: np.ndarray, reference_weights: np.ndarray) -> Step:
+def openrlhf_step(objective: Objective, policy_weights: np.ndarray, reference_weights: np.ndarray) -> Step:
     """One forward and backward pass through the trainer class of adapters/openrlhf."""
     from sparsepo_plugin.adapters.openrlhf import flags
     from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
@@ -94,7 +99,7 @@ def openrlhf_step(name: str, policy_weights: np.ndarray, reference_weights: np.n
         actor.packing_samples = False  # upstream sets it only where it loads the model itself
     unused = dict.fromkeys(("optim", "train_dataloader", "eval_dataloader", "scheduler"), None)
     trainer = PreferenceTrainer(
-        objective=objective_of(name), model=actors[0], ref_model=actors[1], strategy=strategy, beta=BETA,
+        objective=objective, model=actors[0], ref_model=actors[1], strategy=strategy, beta=BETA,
         tokenizer=SimpleNamespace(pad_token_id=0), **unused,
     )  # fmt: skip
     chosen, rejected = (padded([p + pair[side] for p, *pair in PAIRS]) for side in (0, 1))
@@ -129,10 +134,11 @@ def write() -> None:
     policy = reference + 0.1 * torch.randn(reference.shape)
     weights = {"policy": policy.numpy(), "reference": reference.numpy()}
     found: dict[str, np.ndarray] = {f"weights.{key}": value for key, value in weights.items()}
-    for name in VARIANTS:
-        step = openrlhf_step(name, weights["policy"], weights["reference"])
+    variants = {name: (loss, all_options(loss, given)) for name, (loss, given) in VARIANTS.items()}
+    for name, (loss, options) in variants.items():
+        step = openrlhf_step(objective_of(loss, options), weights["policy"], weights["reference"])
         found |= {f"{name}.{key}": np.asarray(value) for key, value in step._asdict().items()}
-    found["variants"] = np.asarray(json.dumps(VARIANTS))
+    found["variants"] = np.asarray(json.dumps(variants))
     np.savez_compressed(FILE, **found)
     print(f"{FILE}: {len(VARIANTS)} variants, {FILE.stat().st_size} bytes")
 
