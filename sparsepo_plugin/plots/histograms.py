@@ -56,7 +56,7 @@ def draw(groups: list[Group]) -> Any:
                 axis.set_axis_off()
                 axis.text(0.5, 0.5, "has none", ha="center", transform=axis.transAxes)
     bar = made.colorbar(image, ax=[axis for row in axes for axis in row], shrink=0.8)
-    bar.set_label("share of response tokens (square-root scale; white: none)")
+    bar.set_label("share of tokens (white: none)")
     return made
 
 
