@@ -30,6 +30,7 @@ from sparsepo_plugin.adapters.objective import Objective, reference_shape
 from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.loss_table import between
 from sparsepo_plugin.masks.activation import activation_mask
 from sparsepo_plugin.masks.learned import INITIALISATIONS
 from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
@@ -385,7 +386,7 @@ def publish(path: Path, text: str) -> None:
     """Put the tables between the markers of a document, or make it."""
     begin, end = "<!-- planted:begin -->", "<!-- planted:end -->"
     old = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
-    write_text(path, f"{old.split(begin)[0]}{begin}\n\n{text}\n{end}{old.split(end)[1]}")
+    write_text(path, between(old, begin, end, text.rstrip("\n")))
 
 
 def main() -> None:

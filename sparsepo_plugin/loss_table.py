@@ -80,7 +80,12 @@ def rewrite(document: Path) -> None:
     found = {name: markers(name) for name in SECTIONS if all(mark in text for mark in markers(name))}
     if not found:
         raise UserError(f"{document}: got no markers, expected {' and '.join(markers('losses'))}")
-    for name, (begin, end) in found.items():
-        head, rest = text.split(begin, 1)
-        text = f"{head}{begin}\n\n{SECTIONS[name]()}\n\n{end}{rest.split(end, 1)[1]}"
+    for name, marks in found.items():
+        text = between(text, *marks, SECTIONS[name]())
     write_text(document, text)
+
+
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """Replace what stands between two markers of a text; both must be there."""
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n\n{content}\n\n{end}{rest.split(end, 1)[1]}"

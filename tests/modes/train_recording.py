@@ -21,7 +21,8 @@ from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 import_openrlhf()
 from deepspeed.utils import safe_get_full_grad  # noqa: E402
 
-from sparsepo_plugin.adapters.openrlhf.strategy import MASK_MODULE, PreferenceStrategy  # noqa: E402
+from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE  # noqa: E402
+from sparsepo_plugin.adapters.openrlhf.strategy import PreferenceStrategy  # noqa: E402
 
 FIRST = os.environ.get("RANK", "0") == "0"
 gradients: list[dict[str, torch.Tensor]] = []

@@ -125,17 +125,7 @@ def test_random_states_go_on_where_they_were(tmp_path):
 
 def test_the_identity_holds_what_changes_the_numbers_and_nothing_else():
     def arguments(**changes):
-        data = dict.fromkeys(
-            (
-                "dataset_probs",
-                "dataset_split",
-                "max_samples",
-                "max_len",
-                "prompt_key",
-                "chosen_key",
-                "rejected_key",
-            )
-        )
+        data = dict.fromkeys(checkpoints.DATA_KEYS)
         lora = SimpleNamespace(rank=0)
         return SimpleNamespace(
             data=SimpleNamespace(**{**data, "dataset": "org/name", **changes}),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 
 import pytest
+from training import plugin_package
 
 from sparsepo_plugin import registry
 from sparsepo_plugin.errors import UserError
@@ -62,26 +62,7 @@ def test_registering_the_same_function_again_is_allowed_so_that_modules_can_be_r
 
 
 def test_another_packages_loss_is_found_through_its_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "gentle_loss.py").write_text(
-        textwrap.dedent('''
-            from dataclasses import dataclass
-            from sparsepo_plugin.options import LossOptions, option
-            from sparsepo_plugin.registry import register_loss
-
-            @dataclass(frozen=True)
-            class GentleOptions(LossOptions):
-                strength: float = option(0.5, "how gentle", least=0.0)
-
-            @register_loss("gentle", GentleOptions)
-            def gentle(stats, masks, beta, options):
-                """Gentle: a loss of another package."""
-        ''')
-    )
-    info = tmp_path / "gentle_loss-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gentle-loss\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sparsepo.losses]\ngentle = gentle_loss\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(plugin_package(tmp_path)))
     try:
         assert "gentle" in registry.names()
         loss = registry.get("gentle")

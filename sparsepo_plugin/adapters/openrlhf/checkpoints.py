@@ -23,6 +23,17 @@ from sparsepo_plugin.errors import UserError
 
 COMPLETE, PARTIAL, LATEST = "sparsepo_complete.json", "sparsepo_partial", "latest"
 SCHEMA_VERSION = 1
+MASK_MODULE = "sparsepo_masks"  # the mask module's name inside the policy
+# Options of the data, besides the data themselves, that change what is trained on.
+DATA_KEYS = (
+    "dataset_probs",
+    "dataset_split",
+    "max_samples",
+    "max_len",
+    "prompt_key",
+    "chosen_key",
+    "rejected_key",
+)
 _STEP = re.compile(r"global_step(\d+)")
 
 
@@ -43,19 +54,10 @@ class Saved(NamedTuple):
 def identity(arguments: SimpleNamespace, objective: Objective | None) -> dict[str, Any]:
     """What must be the same when a run is resumed: loss, its options, data, batches, seed."""
     data = {"dataset": arguments.data.dataset, "content": fingerprint(arguments.data.dataset)}
-    keys = (
-        "dataset_probs",
-        "dataset_split",
-        "max_samples",
-        "max_len",
-        "prompt_key",
-        "chosen_key",
-        "rejected_key",
-    )
     return {
         "loss": None if objective is None else objective.loss.name,
         "options": {} if objective is None else _relevant(objective.record()["options"]),
-        "data": {**data, **{key: getattr(arguments.data, key) for key in keys}},
+        "data": {**data, **{key: getattr(arguments.data, key) for key in DATA_KEYS}},
         "train.batch_size": arguments.train.batch_size,
         "train.seed": arguments.train.seed,
         "model.model_name_or_path": arguments.model.model_name_or_path,

@@ -15,7 +15,7 @@ from sparsepo_plugin.adapters.openrlhf import checkpoints
 from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
 from sparsepo_plugin.errors import UserError
 
-_MASKS = "sparsepo_masks."
+_MASKS = f"{checkpoints.MASK_MODULE}."
 
 
 def export(source: Path, out: Path, *, merge: bool = False) -> str:

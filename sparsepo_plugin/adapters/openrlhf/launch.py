@@ -31,10 +31,7 @@ def run(argv: Sequence[str]) -> None:
     import_openrlhf()
     import openrlhf.cli.train_dpo as upstream
 
-    replaced = _replacements(upstream, objective)
-    replaced["get_strategy"] = functools.partial(
-        replaced["get_strategy"], record=checkpoint_record(parsed.arguments, objective)
-    )
+    replaced = _replacements(upstream, objective, checkpoint_record(parsed.arguments, objective))
     rebound(upstream.train, **replaced)(parsed.arguments)
 
 
@@ -52,17 +49,17 @@ def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
     )
 
 
-def _replacements(upstream: Any, objective: Objective | None) -> dict[str, Any]:
+def _replacements(upstream: Any, objective: Objective | None, record: dict[str, Any]) -> dict[str, Any]:
     from sparsepo_plugin.adapters.openrlhf.dataset import IndexedPreferenceDataset
     from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
     from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
 
     actor = functools.partial(build_actor, upstream.Actor)
     if objective is None:
-        return {"get_strategy": functools.partial(_build_strategy, PortableStrategy), "Actor": actor}
+        return {"get_strategy": functools.partial(_build_strategy, PortableStrategy, record), "Actor": actor}
     strategy = functools.partial(PreferenceStrategy, objective=objective)
     return {
-        "get_strategy": functools.partial(_build_strategy, strategy),
+        "get_strategy": functools.partial(_build_strategy, strategy, record),
         "Actor": actor,
         "RewardDataset": IndexedPreferenceDataset,
         "DPOTrainer": functools.partial(PreferenceTrainer, objective=objective),
@@ -78,14 +75,12 @@ def checkpoint_record(arguments: Any, objective: Objective | None) -> dict[str, 
     }
 
 
-def _build_strategy(
-    strategy_class: Callable[..., Any], arguments: Any, *, record: dict[str, Any] | None = None
-) -> Any:
+def _build_strategy(strategy_class: Callable[..., Any], record: dict[str, Any], arguments: Any) -> Any:
     """Upstream's get_strategy with another class: it looks the class up when it is called."""
     import openrlhf.utils.deepspeed as package
     from openrlhf.utils import get_strategy
 
     with swapped(package, DeepspeedStrategy=strategy_class):
         strategy = get_strategy(arguments)
-    strategy.record = record or {}
+    strategy.record = record
     return strategy

@@ -24,10 +24,8 @@ from torch import nn
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
-from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
+from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE, Saved
 from sparsepo_plugin.swap import swapped
-
-MASK_MODULE = "sparsepo_masks"
 
 
 @contextmanager
@@ -121,8 +119,8 @@ class PortableStrategy(DeepspeedStrategy):
         dist.barrier()
         if self.is_rank_0():
             masks = getattr(model.module, MASK_MODULE, None)
-            dtypes = {str(p.dtype).removeprefix("torch.") for p in masks.parameters()} if masks else {None}
-            record = {"processes": self.world_size, "mask_dtype": dtypes.pop(), **self.record}
+            dtype = None if masks is None else str(next(masks.parameters()).dtype).removeprefix("torch.")
+            record = {"processes": self.world_size, "mask_dtype": dtype, **self.record}
             checkpoints.finish(folder, tag, record, max_num)
 
     def load_ckpt(self, model: Any, load_dir: str, tag: str | None = None, **options: Any) -> Any:

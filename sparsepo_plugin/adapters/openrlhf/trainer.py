@@ -15,6 +15,7 @@ from sparsepo_plugin import config, metrics
 from sparsepo_plugin.activations import Recorder, find_sites
 from sparsepo_plugin.adapters import token_record
 from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.outputs import (
     ModelOutput,
     mean_over_shards,
@@ -23,7 +24,6 @@ from sparsepo_plugin.adapters.openrlhf.outputs import (
     statistics,
     unpack,
 )
-from sparsepo_plugin.adapters.openrlhf.strategy import MASK_MODULE
 from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
 from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
