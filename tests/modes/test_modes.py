@@ -106,7 +106,8 @@ def test_modes_that_change_no_number(names, one_process, two_processes):
             one, other = (load_file(folder / file) for folder in (base.folder, run.folder))
             assert set(one) == set(other)
             for name in one:
-                torch.testing.assert_close(other[name], one[name], atol=2e-5, rtol=0, msg=f"{key} {name}")
+                # Six Adam steps of 0.05 take rounding of 1e-8 in a gradient near 1e-5 up to 5e-5 in a mask.
+                torch.testing.assert_close(other[name], one[name], atol=5e-5, rtol=0, msg=f"{key} {name}")
 
 
 @pytest.mark.parametrize("kind", ["terms", "packed"])
