@@ -26,18 +26,19 @@ FACTORS = {
     "rows": ("padded", "packed"),
     "checkpointing": ("off", "on"),
     "head": ("off", "auto"),
+    "prefix": ("off", "auto"),
     "loss": ("dpo", "sparsepo", "mapo"),
 }
-BASES: dict[str, Cell] = {loss: ("one", "0", "padded", "off", "off", loss) for loss in FACTORS["loss"]}
+BASES: dict[str, Cell] = {loss: ("one", "0", "padded", "off", "off", "off", loss) for loss in FACTORS["loss"]}
 CELLS = pairwise_cover(FACTORS, list(BASES.values()))
 # Stage 0 is left out: there DeepSpeed trains the bfloat16 weights themselves, which is another arithmetic.
-HALF_BASE: Cell = ("one", "2", "padded", "off", "off", "sparsepo")
+HALF_BASE: Cell = ("one", "2", "padded", "off", "off", "off", "sparsepo")
 HALF: list[Cell] = [
     HALF_BASE,
-    ("accumulated", "2", "packed", "on", "auto", "sparsepo"),
-    ("one", "3", "padded", "off", "auto", "sparsepo"),
-    ("two", "2", "padded", "on", "off", "sparsepo"),
-    ("two", "3", "packed", "off", "auto", "sparsepo"),
+    ("accumulated", "2", "packed", "on", "auto", "off", "sparsepo"),
+    ("one", "3", "padded", "off", "auto", "auto", "sparsepo"),
+    ("two", "2", "padded", "on", "off", "auto", "sparsepo"),
+    ("two", "3", "packed", "off", "auto", "off", "sparsepo"),
 ]
 LOSSES = {"dpo": ["--loss", "dpo"], "sparsepo": [*SPARSE, *PENALTIES], "mapo": ["--loss", "mapo"]}
 
@@ -51,7 +52,7 @@ LORA = ["--ds.lora.rank", "4"]
 # Upstream's advice: DeepSpeed clips after Muon's update, and would shrink it.
 MUON = ["--optim", "muon", "--muon.lr", "0.002", "--max_norm", "0"]
 TENSOR = ["--ds.tensor_parallel_size", "2"]
-HALF_MAPO: Cell = ("one", "2", "padded", "off", "off", "mapo")
+HALF_MAPO: Cell = ("one", "2", "padded", "off", "off", "off", "mapo")
 
 
 def zero(stage: int | str) -> list[str]:
@@ -60,10 +61,10 @@ def zero(stage: int | str) -> list[str]:
 
 def cell_flags(cell: Cell) -> list[str]:
     """Flags of a cell; the global batch is the same eight pairs at every step."""
-    split, stage, rows, checkpointing, head, loss = cell
+    split, stage, rows, checkpointing, head, prefix, loss = cell
     return [
         *LOSSES[loss], *STEPS, *zero(stage),
-        *("--perf.head", head),
+        *("--perf.head", head, "--perf.prefix", prefix),
         *("--train.micro_batch_size", "8" if split == "one" else "4"),
         *(PACKED if rows == "packed" else []),
         *(CHECKPOINTING if checkpointing == "on" else []),

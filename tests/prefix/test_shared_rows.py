@@ -56,7 +56,7 @@ def test_windows_hold_the_responses_and_the_token_before_them(pairs):
     chosen, rejected, lengths, rows = laid_out(pairs)
     window = rows.window
     assert torch.equal(window.take(rows.token_ids), window.token_ids)
-    assert torch.equal(window.take(rows.position_ids), window.positions)
+    assert torch.equal(window.take(rows.position_ids), rows.own_positions)
     whose = window.take(torch.arange(len(pairs))[:, None].expand_as(rows.token_ids))
     segments = window.take(rows.segments)
     longest = 0
@@ -96,7 +96,7 @@ def test_a_window_passes_gradients_to_every_place_it_reads():
     rows = shared_rows(*odd_batch().parts)
     values = torch.zeros(*rows.token_ids.shape, 2, requires_grad=True)
     rows.window.take(values).sum().backward()
-    counts = torch.bincount(rows.window.places.flatten(), minlength=rows.token_ids.numel())
+    counts = torch.bincount(rows.window.source.flatten(), minlength=rows.token_ids.numel())
     assert torch.equal(values.grad[..., 0].flatten(), counts.float())
     assert counts.max() > 1
 

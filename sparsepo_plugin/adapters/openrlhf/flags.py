@@ -174,6 +174,12 @@ class _Parser(argparse.ArgumentParser):
             default="auto",
             help="auto: no logits where the model allows it; rows: logits of responses; off: of all tokens",
         )
+        speed.add_argument(
+            "--perf.prefix",
+            choices=("auto", "off"),
+            default="auto",
+            help="auto: what chosen and rejected begin with runs once, where the model allows it",
+        )
 
 
 def _finish(arguments: SimpleNamespace) -> Parsed:

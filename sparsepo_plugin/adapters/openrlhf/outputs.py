@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import deepspeed
@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters.prefix import SharedRows
 from sparsepo_plugin.adapters.reading import Reading
 from sparsepo_plugin.fused import HeadWeights
 from sparsepo_plugin.token_stats import IGNORE_INDEX
@@ -21,11 +23,12 @@ class Batch(NamedTuple):
     """A batch of pairs as both models are given it.
 
     Attributes:
-      ids: input tokens, [2 * pairs, seq], chosen rows first.
+      ids: input tokens, [2 * pairs, seq], chosen rows first; [pairs, seq] where pairs share their prefix.
       attention: attention mask, same shape.
       window: where the responses lie in the rows, or in the one packed row.
       prompts: token ids of every row's prompt.
       indices: dataset index of every pair.
+      shared: the rows as pairs that share their prefix, or None.
     """
 
     ids: Tensor
@@ -33,6 +36,11 @@ class Batch(NamedTuple):
     window: ResponseWindow
     prompts: list[Tensor]
     indices: list[int]
+    shared: SharedRows | None = None
+
+    def running(self) -> AbstractContextManager[None]:
+        """Within the context a model's forward pass reads the batch as it is laid out."""
+        return nullcontext() if self.shared is None else prefix.sharing(self.shared)
 
 
 class BatchView(NamedTuple):
@@ -47,6 +55,23 @@ class BatchView(NamedTuple):
     batch: Batch
     reading: Reading
     activations: dict[str, Tensor]
+
+
+def make_shared_batch(
+    chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Tensor], prompt_lengths: Sequence[int]
+) -> Batch:
+    """Lay pairs out in rows that hold their common prefix once.
+
+    Args:
+      chosen: token ids and attention mask, each [pairs, seq], right-padded.
+      rejected: the same, [pairs, seq'].
+      prompt_lengths: PromptLength of every pair.
+    """
+    lengths = torch.tensor([int(length) for length in prompt_lengths], device=chosen[0].device)
+    rows = prefix.shared_rows(*chosen, *rejected, lengths)
+    prompts = [row[: int(n)] for ids in (chosen[0], rejected[0]) for row, n in zip(ids, prompt_lengths)]
+    indices = [getattr(length, "index", -1) for length in prompt_lengths]
+    return Batch(rows.token_ids, rows.attention_mask, rows.window, prompts, indices, rows)
 
 
 def make_batch(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int], *, packed: bool) -> Batch:

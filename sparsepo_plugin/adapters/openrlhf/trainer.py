@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
 from sparsepo_plugin.activations import Recorder, find_sites
-from sparsepo_plugin.adapters import token_record
+from sparsepo_plugin.adapters import prefix, token_record
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.outputs import (
@@ -21,6 +21,7 @@ from sparsepo_plugin.adapters.openrlhf.outputs import (
     BatchView,
     gathered_head,
     make_batch,
+    make_shared_batch,
     mean_over_shards,
 )
 from sparsepo_plugin.adapters.reading import Reader, negative_log_likelihood, statistics
@@ -53,6 +54,7 @@ class PreferenceTrainer(DPOTrainer):
         say, mode = self.strategy.print, self.args.perf.head
         self._policy_reader = Reader(policy, mode=mode, say=say)
         self._reference_reader = Reader(reference, mode=mode, states=objective.needs.hidden_states, say=say)
+        self._shares_prefix = self._start_sharing()
         self._batch: tuple[Tensor | None, Batch | None] = (None, None)
         self._recorder = Recorder(reference, find_sites(reference, groups)) if groups else None
         self._tokens = TokenRecord(objective.options.record, self.tokenizer)
@@ -106,10 +108,9 @@ class PreferenceTrainer(DPOTrainer):
         batch = self._prepare(chosen_ids, c_mask, reject_ids, r_mask, prompt_id_lens)
 
         def call(**asked: Any) -> Any:
-            group = self.strategy.ring_attn_group
-            return model(
-                batch.ids, attention_mask=batch.attention, return_output=True, ring_attn_group=group, **asked
-            )
+            asked |= {"return_output": True, "ring_attn_group": self.strategy.ring_attn_group}
+            with batch.running():
+                return model(batch.ids, attention_mask=batch.attention, **asked)
 
         reading = (self._reference_reader if is_reference else self._policy_reader).read(call, batch.window)
         recorded = self._recorded() if is_reference else {}
@@ -117,11 +118,30 @@ class PreferenceTrainer(DPOTrainer):
         nll = negative_log_likelihood(reading) if self.nll_loss and not is_reference else 0
         return BatchView(batch, reading, activations), None, reading.aux_loss, nll
 
+    def _start_sharing(self) -> bool:
+        """Switch both models to rows that share a pair's prefix, if both give the same numbers with them."""
+        if self.args.perf.prefix == "off":
+            return False
+        reason = "--ds.packing_samples lays samples out its own way" if self.packing_samples else None
+        balancing, judged = self.args.model.aux_loss_coef > 1e-8, self.objective.needs.reference
+        for model, training in ((self.model, True), (self.ref_model, False)):
+            if reason is None and (training or judged):
+                reason = prefix.start(model, training=training, balancing=balancing and training)
+        if reason is None:
+            return True
+        for model in (self.model, self.ref_model):
+            prefix.detach(model)
+        self.strategy.print(f"chosen and rejected do not share their prefix: {reason}")
+        return False
+
     def _prepare(
         self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: Sequence[int]
     ) -> Batch:
         """The batch in the core's form, made once for policy and reference."""
-        if self._batch[0] is not chosen_ids:
+        if self._batch[0] is not chosen_ids and self._shares_prefix:
+            pairs = (chosen_ids, c_mask), (reject_ids, r_mask)
+            self._batch = (chosen_ids, make_shared_batch(*pairs, lengths))
+        elif self._batch[0] is not chosen_ids:
             ids, attention, rows = self.concatenated_inputs(
                 chosen_ids, c_mask, reject_ids, r_mask, list(lengths)
             )
