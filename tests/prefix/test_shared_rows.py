@@ -101,6 +101,16 @@ def test_a_window_passes_gradients_to_every_place_it_reads():
     assert counts.max() > 1
 
 
+def test_rows_can_be_padded_to_a_multiple():
+    plain, padded = shared_rows(*odd_batch().parts), shared_rows(*odd_batch().parts, multiple=16)
+    width = plain.token_ids.shape[1]
+    assert padded.token_ids.shape[1] == 32 > width > 16
+    for one, other in zip(plain[:4], padded[:4]):
+        assert torch.equal(one, other[:, :width])
+    assert not padded.attention_mask[:, width:].any()
+    assert torch.equal(padded.window.take(padded.token_ids), plain.window.token_ids)
+
+
 def test_left_truncation_leaves_what_the_rows_still_share():
     # The longer response has pushed its prompt out on the left: the rows no longer begin with the same token.
     batch = Batch([tokens("cdefgh")], [tokens("efijkl")], [4])

@@ -149,6 +149,9 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
         )
+        self.add_argument(
+            "--data.length_batching", action="store_true", help="micro-batches of pairs of similar length"
+        )
         cluster = self.add_argument_group("--ray: run as Ray actors")
         cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")
         cluster.add_argument("--ray.num_nodes", type=int, default=1, help="nodes")

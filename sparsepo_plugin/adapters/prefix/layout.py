@@ -61,6 +61,8 @@ def shared_rows(
     rejected_ids: Tensor,
     rejected_attention: Tensor,
     prompt_lengths: Tensor,
+    *,
+    multiple: int = 1,
 ) -> SharedRows:
     """Lay a batch of pairs out so that the tokens both responses begin with are computed once.
 
@@ -73,6 +75,7 @@ def shared_rows(
       rejected_ids: [pairs, seq'].
       rejected_attention: 0 on padding, [pairs, seq'].
       prompt_lengths: number of tokens, from the first one of a row, that are not response; [pairs].
+      multiple: pad the rows to a multiple of this many columns, for kernels that are compiled per shape.
 
     Raises:
       ValueError: shapes do not fit each other, or a row has no token.
@@ -88,7 +91,8 @@ def shared_rows(
     common = ((chosen == rejected) & both).long().cumprod(1).sum(1)
 
     totals = chosen_lengths + rejected_lengths - common
-    column = torch.arange(int(totals.max()), device=chosen.device).expand(len(chosen), -1)
+    seq = -(-int(totals.max()) // multiple) * multiple
+    column = torch.arange(seq, device=chosen.device).expand(len(chosen), -1)
     in_chosen, in_row = column < chosen_lengths[:, None], column < totals[:, None]
     # Chosen keeps its own columns; rejected goes on after it with the position that follows the prefix.
     after = column - (chosen_lengths - common)[:, None]
@@ -102,7 +106,7 @@ def shared_rows(
         prompt_lengths.to(chosen.device).repeat(2),
         torch.cat([torch.zeros_like(common), chosen_lengths - common]),
         common.repeat(2),
-        column.shape[1],
+        seq,
     )
     return SharedRows(tokens.masked_fill(~in_row, 0), in_row.long(), position_ids, segments, window)
 
