@@ -47,8 +47,8 @@ def run_shared(model, rows):
 def run_separate(model, batch, rows):
     """The same windows from two rows per pair."""
     output = separate(model, batch, output_hidden_states=True)
-    row = torch.arange(len(rows.window.positions))[:, None]
-    pick = lambda value: value[row, rows.window.positions]  # noqa: E731
+    row = torch.arange(len(rows.own_positions))[:, None]
+    pick = lambda value: value[row, rows.own_positions]  # noqa: E731
     return pick(output.logits), [pick(state) for state in output.hidden_states]
 
 

@@ -56,7 +56,7 @@ def test_windows_hold_the_responses_and_the_token_before_them(pairs):
     chosen, rejected, lengths, rows = laid_out(pairs)
     window = rows.window
     assert torch.equal(window.take(rows.token_ids), window.token_ids)
-    assert torch.equal(window.take(rows.position_ids), window.positions)
+    assert torch.equal(window.take(rows.position_ids), rows.own_positions)
     whose = window.take(torch.arange(len(pairs))[:, None].expand_as(rows.token_ids))
     segments = window.take(rows.segments)
     longest = 0
@@ -96,19 +96,9 @@ def test_a_window_passes_gradients_to_every_place_it_reads():
     rows = shared_rows(*odd_batch().parts)
     values = torch.zeros(*rows.token_ids.shape, 2, requires_grad=True)
     rows.window.take(values).sum().backward()
-    counts = torch.bincount(rows.window.places.flatten(), minlength=rows.token_ids.numel())
+    counts = torch.bincount(rows.window.source.flatten(), minlength=rows.token_ids.numel())
     assert torch.equal(values.grad[..., 0].flatten(), counts.float())
     assert counts.max() > 1
-
-
-def test_rows_can_be_padded_to_a_multiple():
-    plain, padded = shared_rows(*odd_batch().parts), shared_rows(*odd_batch().parts, multiple=16)
-    width = plain.token_ids.shape[1]
-    assert padded.token_ids.shape[1] == 32 > width > 16
-    for one, other in zip(plain[:4], padded[:4]):
-        assert torch.equal(one, other[:, :width])
-    assert not padded.attention_mask[:, width:].any()
-    assert torch.equal(padded.window.take(padded.token_ids), plain.window.token_ids)
 
 
 def test_left_truncation_leaves_what_the_rows_still_share():

@@ -15,12 +15,11 @@ from torch import nn
 
 from sparsepo_plugin.adapters.prefix.attention import attach, detach, sharing
 from sparsepo_plugin.adapters.prefix.comparison import probe
-from sparsepo_plugin.adapters.prefix.layout import SharedRows, Window, shared_rows
+from sparsepo_plugin.adapters.prefix.layout import SharedRows, shared_rows
 from sparsepo_plugin.adapters.prefix.support import reason_against
 
 __all__ = [
     "SharedRows",
-    "Window",
     "attach",
     "detach",
     "probe",

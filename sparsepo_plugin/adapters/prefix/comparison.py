@@ -121,7 +121,7 @@ def _separate(model: nn.Module, pairs: _Pairs, rows: SharedRows, extra: int) -> 
     )
     position_ids = (attention.cumsum(1) - 1).masked_fill(attention == 0, 1)
     row = torch.arange(len(ids), device=ids.device)[:, None]
-    return [value[row, rows.window.positions] for value in _run(model, ids, attention, position_ids)]
+    return [value[row, rows.own_positions] for value in _run(model, ids, attention, position_ids)]
 
 
 def _shared(model: nn.Module, rows: SharedRows) -> tuple[list[Tensor], list[Tensor]]:

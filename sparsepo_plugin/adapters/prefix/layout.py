@@ -8,33 +8,9 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.token_stats import IGNORE_INDEX
+from sparsepo_plugin.window import ResponseWindow
 
 PREFIX, CHOSEN, REJECTED, PADDING = 0, 1, 2, -1
-
-
-class Window(NamedTuple):
-    """Where the response tokens of every response stand, and the token before them.
-
-    A window's first column is the state that predicts the first response token. Labels are -100 there, so
-    that ``token_stats`` shifts them as it shifts those of whole rows. A prompt without tokens leaves the
-    first response token unpredicted, as in whole rows; it then stands in the first column.
-
-    Attributes:
-      places: in the flattened shared rows, chosen first; beyond a response its last token, so that every
-        entry can be gathered; [2 * pairs, width].
-      positions: place in the response's own row, not counting padding, [2 * pairs, width].
-      token_ids: tokens there, [2 * pairs, width].
-      labels: token ids on predicted response tokens, -100 elsewhere, [2 * pairs, width].
-    """
-
-    places: Tensor
-    positions: Tensor
-    token_ids: Tensor
-    labels: Tensor
-
-    def take(self, values: Tensor) -> Tensor:
-        """Values of shared rows [pairs, seq, ...] in the window's shape, [2 * pairs, width, ...]."""
-        return values.flatten(0, 1)[self.places]
 
 
 class SharedRows(NamedTuple):
@@ -45,14 +21,17 @@ class SharedRows(NamedTuple):
       attention_mask: 1 on tokens, 0 on padding, [pairs, seq].
       position_ids: position in the response's own row: it restarts where rejected begins; [pairs, seq].
       segments: PREFIX, CHOSEN, REJECTED or PADDING, [pairs, seq].
-      window: the responses.
+      window: the responses, where they stand in these rows; a prompt without tokens leaves the first response
+        token unpredicted, as in whole rows.
+      own_positions: place of every entry of the window in its response's own row, not counting padding.
     """
 
     token_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     segments: Tensor
-    window: Window
+    window: ResponseWindow
+    own_positions: Tensor
 
 
 def shared_rows(
@@ -61,8 +40,6 @@ def shared_rows(
     rejected_ids: Tensor,
     rejected_attention: Tensor,
     prompt_lengths: Tensor,
-    *,
-    multiple: int = 1,
 ) -> SharedRows:
     """Lay a batch of pairs out so that the tokens both responses begin with are computed once.
 
@@ -75,7 +52,6 @@ def shared_rows(
       rejected_ids: [pairs, seq'].
       rejected_attention: 0 on padding, [pairs, seq'].
       prompt_lengths: number of tokens, from the first one of a row, that are not response; [pairs].
-      multiple: pad the rows to a multiple of this many columns, for kernels that are compiled per shape.
 
     Raises:
       ValueError: shapes do not fit each other, or a row has no token.
@@ -91,8 +67,7 @@ def shared_rows(
     common = ((chosen == rejected) & both).long().cumprod(1).sum(1)
 
     totals = chosen_lengths + rejected_lengths - common
-    seq = -(-int(totals.max()) // multiple) * multiple
-    column = torch.arange(seq, device=chosen.device).expand(len(chosen), -1)
+    column = torch.arange(int(totals.max()), device=chosen.device).expand(len(chosen), -1)
     in_chosen, in_row = column < chosen_lengths[:, None], column < totals[:, None]
     # Chosen keeps its own columns; rejected goes on after it with the position that follows the prefix.
     after = column - (chosen_lengths - common)[:, None]
@@ -100,15 +75,16 @@ def shared_rows(
     tokens = torch.where(in_chosen, _at(chosen, position_ids), _at(rejected, position_ids))
     segments = torch.where(in_chosen, CHOSEN, REJECTED)
     segments = segments.masked_fill(column < common[:, None], PREFIX).masked_fill(~in_row, PADDING)
-    window = _window(
+    window, own_positions = _window(
         torch.cat([chosen, rejected]),
         torch.cat([chosen_lengths, rejected_lengths]),
         prompt_lengths.to(chosen.device).repeat(2),
         torch.cat([torch.zeros_like(common), chosen_lengths - common]),
         common.repeat(2),
-        seq,
+        column.shape[1],
     )
-    return SharedRows(tokens.masked_fill(~in_row, 0), in_row.long(), position_ids, segments, window)
+    tokens = tokens.masked_fill(~in_row, 0)
+    return SharedRows(tokens, in_row.long(), position_ids, segments, window, own_positions)
 
 
 def _check(chosen: Tensor, attention: Tensor, rejected: Tensor, other: Tensor, lengths: Tensor) -> None:
@@ -135,7 +111,7 @@ def _at(rows: Tensor, positions: Tensor) -> Tensor:
 
 def _window(
     rows: Tensor, lengths: Tensor, prompts: Tensor, shift: Tensor, common: Tensor, seq: int
-) -> Window:
+) -> tuple[ResponseWindow, Tensor]:
     """Find the responses of rows [2 * pairs, width] in shared rows of ``seq`` columns.
 
     ``shift`` is the distance between a position beyond the common prefix and its column, [2 * pairs].
@@ -149,6 +125,5 @@ def _window(
     pair = torch.arange(len(rows) // 2, device=rows.device).repeat(2)
     tokens = _at(rows, positions)
     response = (offset > 0) & (wanted < lengths[:, None])
-    return Window(
-        pair[:, None] * seq + columns, positions, tokens, tokens.masked_fill(~response, IGNORE_INDEX)
-    )
+    labels = tokens.masked_fill(~response, IGNORE_INDEX)
+    return ResponseWindow(pair[:, None] * seq + columns, tokens, labels), positions
