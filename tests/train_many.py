@@ -14,11 +14,14 @@ from pathlib import Path
 
 import torch
 
-from sparsepo_plugin import token_stats, train_dpo
+from sparsepo_plugin import train_dpo
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 
 import_openrlhf()
 from openrlhf.models import Actor  # noqa: E402
+
+from sparsepo_plugin.fused import rows  # noqa: E402
+from sparsepo_plugin.states import BlockStates  # noqa: E402
 
 
 def counting() -> dict[str, int]:
@@ -27,22 +30,25 @@ def counting() -> dict[str, int]:
     A training pass of the reference is one without gradients; an evaluation would add the policy's.
     """
     work = dict.fromkeys(("policy", "reference", "hidden_states", "token_kl"), 0)
-    forward, kl_terms = _PLAIN
+    forward, kl, taking = _PLAIN
 
     def counted_forward(self, *args, **options):
         work["policy" if torch.is_grad_enabled() else "reference"] += 1
-        work["hidden_states"] += bool(options.get("output_hidden_states"))
         return forward(self, *args, **options)
 
     def counted_kl(*args):
         work["token_kl"] += 1
-        return kl_terms(*args)
+        return kl(*args)
 
-    Actor.forward, token_stats.kl_terms = counted_forward, counted_kl
+    def counted_taking(self, *args):
+        work["hidden_states"] += 1
+        return taking(self, *args)
+
+    Actor.forward, rows.kl, BlockStates.taking = counted_forward, counted_kl, counted_taking
     return work
 
 
-_PLAIN = Actor.forward, token_stats.kl_terms
+_PLAIN = Actor.forward, rows.kl, BlockStates.taking
 
 if __name__ == "__main__":
     results = []

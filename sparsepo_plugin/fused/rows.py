@@ -55,10 +55,10 @@ def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
         return RowStatistics(logps, lse, reference_logps, reference_lse, None)
     x = z.sub_(r).sub_((lse - reference_lse)[:, None])
     log_q = r.sub_(reference_lse[:, None])
-    return RowStatistics(logps, lse, reference_logps, reference_lse, _kl(x, log_q))
+    return RowStatistics(logps, lse, reference_logps, reference_lse, kl(x, log_q))
 
 
-def _kl(x: Tensor, log_q: Tensor) -> Tensor:
+def kl(x: Tensor, log_q: Tensor) -> Tensor:
     """Sum of q (expm1(x) - x) over the vocabulary; see token_stats.kl_terms."""
     if x.device.type != "cpu" or (x.numel() and float(x.amax()) > 40):
         # The exponential of a large x overflows: the slower form has a branch for it.

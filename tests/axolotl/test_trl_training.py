@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl_runs import SEED, SPARSE, Tiny, lines, losses
 
-from sparsepo_plugin import checkpoint, registry, token_stats
+from sparsepo_plugin import checkpoint, registry
 from sparsepo_plugin.adapters.trl import SparsePOTrainer
 from sparsepo_plugin.adapters.trl import reference as reference_module
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.fused import rows as fused_rows
 from sparsepo_plugin.types import ReferenceState
 
 LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
@@ -44,20 +45,21 @@ def assert_same(left, right, tolerance=1e-5):
 @pytest.mark.parametrize("name", registry.names())
 def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_path, monkeypatch):
     asked = {"reference": 0, "states": 0, "kl": 0, "sites": 0}
-    run, kl_terms = reference_module.run, token_stats.kl_terms
+    run, kl = reference_module.run, fused_rows.kl
 
-    def counted_run(model, inputs, *, states, sites):
+    def counted_run(model, inputs, reader, window, sites):
+        output = run(model, inputs, reader, window, sites)
         asked["reference"] += 1
-        asked["states"] += states
+        asked["states"] += bool(output.reading.hidden_states)
         asked["sites"] += bool(sites)
-        return run(model, inputs, states=states, sites=sites)
+        return output
 
     def counted_kl(*args):
         asked["kl"] += 1
-        return kl_terms(*args)
+        return kl(*args)
 
     monkeypatch.setattr(reference_module, "run", counted_run)
-    monkeypatch.setattr(token_stats, "kl_terms", counted_kl)
+    monkeypatch.setattr(fused_rows, "kl", counted_kl)
     trainer = tiny.trainer(tmp_path, name, beta=2.0 if name == "simpo" else 1.0)
     needs = trainer.preference_objective.needs
     trainer.train()
