@@ -206,7 +206,7 @@ def _write(plan: Generation, todo: list[Draw], store: AnswerStore, held: dict[st
 def _load(plan: Generation) -> tuple[Generator, int]:
     """The loaded model and how many draws it gets at once. Raises UserError: its files make no model."""
     ref, settings = plan.ref, plan.settings
-    try:
+    with engines.loading():
         if settings.backend == "vllm":
             from eval_harness.generation.vllm import VLLMGenerator
 
@@ -214,12 +214,3 @@ def _load(plan: Generation) -> tuple[Generator, int]:
         from eval_harness.generation.hf import HFGenerator
 
         return HFGenerator(ref, settings, plan.sampling, plan.tokenizer), int(settings.batch_size)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            "the model cannot be loaded",
-            got=first_line(error),
-            expected="a loadable causal model",
-            remedy="check the checkpoint, --dtype and memory",
-        ) from error
