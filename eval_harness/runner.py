@@ -56,7 +56,8 @@ def parse_suites(text: str, tasks: list[str] | None, limit: int | None) -> tuple
     presets = []
     for part in text.split(","):
         suite, _, name = part.strip().partition(":")
-        presets.append(get(suite).select(load_suite_preset(suite, name), tasks, limit))
+        preset = load_suite_preset(suite, name)
+        presets.append(get(suite).select(preset, tasks, limit))
     return tuple(presets)
 
 
@@ -64,6 +65,7 @@ def load_suite_preset(suite: str, name: str = "") -> Any:
     """A preset of a suite, its default one without a name. Raises UserError: none, or of another suite."""
     import eval_harness.suites  # noqa: F401 - registers the suites
 
+    get(suite)
     raw, stem = read_preset(name or get(suite).default)
     if raw.get("suite") != suite:
         raise UserError(f"preset {stem}", got=f"suite {raw.get('suite')}", expected=f"suite {suite}")
