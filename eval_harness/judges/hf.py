@@ -8,7 +8,6 @@ from typing import Any
 from eval_harness import engines
 from eval_harness.checkpoint import chat_template, identity, resolve
 from eval_harness.errors import UserError
-from eval_harness.generation.hf import load_causal
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import UNPARSABLE, Answer, Cost, Question
@@ -62,6 +61,8 @@ class HFJudge:
         settings = Settings(dtype=self.dtype, device=engines.resolve_device(self.device))
         with engines.loading():
             import transformers
+
+            from eval_harness.generation.hf import load_causal
 
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer))
             model = load_causal(ref, settings)
