@@ -154,8 +154,8 @@ def _verdict(
     elif found.clusters < min(found.n, FEW_CLUSTERS):
         notes.append(f"only {found.clusters} clusters: error rates are approximate")
     if gate.superior:
-        better = "shown" if verdict == KEPT else "not shown"
-        notes.append(f"superiority {better}: KEPT asks for an interval above 0")
+        better = "lies" if verdict == KEPT else "does not lie"
+        notes.append(f"KEPT asks for superiority: the interval {better} above 0")
     elif found.low > 0:
         notes.append("better than the baseline: the interval lies above 0")
     if gate.items is not None and items < gate.items:

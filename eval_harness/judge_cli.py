@@ -35,6 +35,13 @@ def add_judging(sub: argparse.ArgumentParser) -> None:
     """Add the options of suites that ask a judge."""
     group = sub.add_argument_group("win_rate")
     _add_judge(group)
+    group.add_argument(
+        "--alpaca-official",
+        nargs="?",
+        const="weighted_alpaca_eval_gpt4_turbo",
+        metavar="ANNOTATOR",
+        help="also run the official alpaca-eval on the same texts, in an environment of its own",
+    )
     group.add_argument("--prompts", type=Path, help="JSON or JSON Lines with the prompts")
     group.add_argument("--prompt-key", help="key of the prompt in a row; default the preset's")
     group.add_argument(
@@ -51,6 +58,7 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
         "prompts": args.prompts,
         "prompt_key": args.prompt_key,
         "max_unjudged": args.max_unjudged,
+        "alpaca_official": args.alpaca_official,
     }
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
@@ -24,6 +24,7 @@ class RecordedJudge:
 
     template: Template | None
     file: str
+    order_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Read the file. Raises UserError as `read_annotations`."""

@@ -1,8 +1,10 @@
 """The win-rate suite: two models write, a judge compares in both orders, the candidate's share is counted."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +16,17 @@ from typing import Any
 from eval_harness.checkpoint import ModelRef, sha
 from eval_harness.errors import UserError
 from eval_harness.jobs import BASELINE, Job
-from eval_harness.judges import Judge, ask, read_judge
+from eval_harness.judges import Judge, ask
 from eval_harness.output import check_space, read_items, read_result, write_run
 from eval_harness.registry import register_suite
-from eval_harness.rows import read_prompts
 from eval_harness.settings import environment, versions
 from eval_harness.store import AnswerStore
 from eval_harness.types import ItemRecord, Score, SuiteResult
 from eval_harness.win_rate.comparisons import METRIC, TIE, Comparison, Judgement, judgements, questions, tally
 from eval_harness.win_rate.estimate import estimate
-from eval_harness.win_rate.preset import WinRatePreset, parse_preset, read_sampling, select
+from eval_harness.win_rate.official import check_official, official_facts, run_official
+from eval_harness.win_rate.options import judge_of, preset_of, prompts_of
+from eval_harness.win_rate.preset import WinRatePreset, parse_preset, select
 from eval_harness.win_rate.texts import Slot, Source, is_file, slots_of, source_of
 
 _FREE_AT_LEAST = 64 << 20
@@ -71,10 +74,19 @@ class WinRatePlan:
                 found = judgements(pairs, answers)
                 counts |= {name: asked[name] for name in ("reused", "computed")}
         result = self._result(pairs, found, counts, started, time.monotonic() - clock)
+        if self.job.options.get("alpaca_official") and self.job.role != BASELINE:
+            result = dataclasses.replace(result, facts=(*result.facts, *self._official(pairs)))
         items = [self._item(pair, one) for pair, one in zip(pairs, found, strict=True)]
         if kept is not None and not result.counts.get("judge_failed"):
             write_run(kept, result, items)
         return result, items
+
+    def _official(self, pairs: list[Comparison]) -> list[tuple[str, str]]:
+        annotator = self.job.options["alpaca_official"]
+        judge = check_official(self.judge, len(self.slots), len(self.prompts))
+        where = self.job.cache or self.job.work
+        say = functools.partial(print, file=sys.stderr)
+        return official_facts(run_official(pairs, judge, annotator, where, say), annotator)
 
     def leave(self, folder: Path) -> None:
         """Nothing lies beside the result."""
@@ -155,7 +167,7 @@ class WinRatePlan:
             counts=counts,
             comparable=True,
             notes=tuple(notes),
-            facts=() if is_baseline else tuple(facts(pairs, found, made, self.judge.label)),
+            facts=() if is_baseline else tuple(facts(pairs, found, made, self.judge)),
             started=started,
             seconds=round(seconds, 3),
         )
@@ -177,43 +189,10 @@ def _halves(pairs: list[Comparison], version: str) -> list[Score]:
     ]
 
 
-def _preset(job: Job) -> WinRatePreset:
-    """The job's preset with what the command line changes."""
-    preset: WinRatePreset = job.preset
-    sampling = read_sampling(job.settings.generation, "--generation", preset.sampling)
-    sampling = dataclasses.replace(sampling, seed=job.settings.seeds["torch"])
-    share = job.options.get("max_unjudged")
-    if share is not None and not 0 <= share < 1:
-        raise UserError("--max-unjudged", got=share, expected="a share from 0 to below 1")
-    changes: dict[str, Any] = {} if share is None else {"max_unjudged": share}
-    if job.options.get("prompt_key"):
-        changes["prompt_keys"] = (job.options["prompt_key"],)
-    return dataclasses.replace(preset, sampling=sampling, **changes)
-
-
-def _prompts(job: Job, preset: WinRatePreset) -> list[str]:
-    path = job.options.get("prompts")
-    if path is None:
-        raise UserError(
-            f"preset {preset.name} needs its prompts",
-            got="no --prompts",
-            expected=f"--prompts FILE, JSON or JSON Lines with {' or '.join(preset.prompt_keys)}",
-        )
-    return read_prompts(path, preset.prompt_keys, preset.limit)
-
-
-def _judge(job: Job, preset: WinRatePreset) -> Judge:
-    spec = job.options.get("judge")
-    if not spec:
-        raise UserError("no judge", expected="--judge NAME", remedy="eval-harness ls --judges")
-    template = job.options.get("template") or preset.template
-    return read_judge(spec, job.options.get("judge_options", {}), template)
-
-
 def describe(job: Job) -> str:
     """Check prompts and judge, without a model."""
-    preset = _preset(job)
-    prompts, judge = _prompts(job, preset), _judge(job, preset)
+    preset = preset_of(job)
+    prompts, judge = prompts_of(job, preset), judge_of(job, preset)
     return f"{preset.suite}:{preset.name} ok: {len(prompts)} prompts, judge {judge.label}"
 
 
@@ -226,8 +205,8 @@ def prepare(job: Job) -> WinRatePlan:
     """
     if job.opponent is None:
         raise UserError("a win rate needs something to win against", expected="--baseline MODEL or FILE")
-    preset = _preset(job)
-    prompts, judge = _prompts(job, preset), _judge(job, preset)
+    preset = preset_of(job)
+    prompts, judge = prompts_of(job, preset), judge_of(job, preset)
     check_space(job.work, _FREE_AT_LEAST)
     theirs_ref: ModelRef = job.ref if job.role == BASELINE else job.opponent
     parts = (preset, prompts, preset.sampling, dataclasses.replace(job.settings, generation={}))
@@ -240,7 +219,10 @@ def prepare(job: Job) -> WinRatePlan:
         "prompts": sha(json.dumps(prompts)),
         "sampling": preset.sampling.to_json(),
     }
+    official = job.options.get("alpaca_official")
+    if official and job.role != BASELINE:
+        check_official(judge, len(slots), len(prompts))
     shape = {**preset.to_json(), "max_unjudged": None}
-    whole = ["win_rate", job.role, ours.digest(), against, shape, preset.max_unjudged, len(slots)]
+    whole = ["win_rate", job.role, ours.digest(), against, shape, preset.max_unjudged, len(slots), official]
     key = sha(json.dumps(whole, sort_keys=True))
     return WinRatePlan(job, preset, prompts, slots, ours, theirs, judge, against, key)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from eval_harness.judges.types import Judge
 from eval_harness.stats.clustered import clustered_mean, clusters_of
 from eval_harness.stats.length_control import Controlled, length_controlled
 from eval_harness.types import Score
@@ -63,7 +64,8 @@ def scores(comparisons: Sequence[Comparison], found: Sequence[Judgement], versio
     tasks = list(dict.fromkeys(c.task for c in comparisons))
     name = f"group:{comparisons[0].task.rpartition('_t')[0] or comparisons[0].task}"
     parts = [(task, [i for i, c in enumerate(comparisons) if c.task == task]) for task in tasks]
-    parts.append((name, list(range(len(comparisons)))))
+    if len(tasks) > 1:
+        parts.append((name, list(range(len(comparisons)))))
     made = []
     for task, places in parts:
         own, judged = [comparisons[i] for i in places], [found[i] for i in places]
@@ -99,18 +101,18 @@ def _with_scale(score: Score) -> Score:
 
 
 def facts(
-    comparisons: Sequence[Comparison], found: Sequence[Judgement], made: Sequence[Score], judge: str
+    comparisons: Sequence[Comparison], found: Sequence[Judgement], made: Sequence[Score], judge: Judge
 ) -> list[tuple[str, str]]:
     """What a report says besides the gates: name and text."""
     count = tally(comparisons, found)
-    lines = [("judge", judge)]
+    lines = [("judge", judge.label)]
     for score in made:
         what = "win rate" if score.metric == METRIC else f"length-controlled win rate ({NOT_OFFICIAL})"
         lines.append((f"{what}, {score.task.removeprefix('group:')}", _rate(score)))
     worst = sum(j.share or 0.0 for j in found) / len(found)
     lines += [
         ("comparisons", _counts(count)),
-        ("position bias", _bias(count)),
+        ("position bias", "none by construction" if judge.order_free else _bias(count)),
         ("answers that cannot be read", _share(count.unparsable, count.answers)),
         ("answers that failed", _share(count.failed, count.answers)),
         ("comparisons without a judgement", _share(count.comparisons - count.judged, count.comparisons)),

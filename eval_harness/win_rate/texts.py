@@ -77,7 +77,7 @@ class FileTexts:
             )
         self._texts = [outputs[prompt.strip()] for prompt in prompts]
         content = sha(json.dumps(self._texts))
-        self.model = ModelIdentity(FILE, path.name.split(".")[0], content, "none")
+        self.model = ModelIdentity(FILE, _stem(path), content, "none")
 
     def digest(self) -> str:
         """Of the texts."""
@@ -127,6 +127,10 @@ def source_of(
         return FileTexts(ref.path, prompts)
     shown = [preset.format.replace("{prompt}", prompt) for prompt in prompts]
     return WrittenTexts(plan_generation(ref, shown, sampling, settings))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
 
 
 def is_file(ref: ModelRef | None) -> bool:
