@@ -88,5 +88,26 @@ def list_judges() -> None:
 
 
 def agreement(args: argparse.Namespace) -> None:
-    """Judge human-labelled pairs and print how far judge and people agree."""
-    raise NotImplementedError
+    """Judge human-labelled pairs and print how far judge and people agree, the longer text beside it."""
+    from eval_harness.judges import build_judge, read_judge
+    from eval_harness.runner import default_cache
+    from eval_harness.store import AnswerStore
+    from eval_harness.win_rate.agreement import measure, read_pairs, table, write_table
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError("--limit", got=args.limit, expected="a positive integer")
+    if args.out is not None and args.out.suffix not in (".md", ".csv", ".json"):
+        raise UserError("--out", got=args.out.name, expected=".md, .csv or .json")
+    judges = [build_judge("length", {})]
+    if args.judge:
+        options = pairs(args.judge_set, "--judge-set")
+        judges.append(read_judge(args.judge, options, args.judge_template or "helpful"))
+    files = [(path.name, read_pairs(path, args.limit)) for path in args.data]
+    store = AnswerStore((args.cache or default_cache()) / "answers.sqlite")
+    try:
+        rows = [measure(data, judge, store, name) for name, data in files for judge in judges]
+    finally:
+        store.close()
+    print(table(rows), end="")
+    if args.out is not None:
+        write_table(args.out, rows)
