@@ -1,4 +1,4 @@
-"""What a win-rate evaluation of the demo needs, in eval-harness's formats: prompts, a judge, preset and gates.
+"""What a win-rate evaluation of the demo needs, in eval-harness's formats: prompts, judge, preset, gates.
 
 The judge is the planted reward itself: a good word counts 1, a bad one -1, and the text with the larger sum
 wins. So the truth about every pair of texts is known, and no other model is needed.
@@ -34,7 +34,7 @@ gates:
 
 
 def write_duel(folder: Path, pairs: Sequence[Pair]) -> None:
-    """Write prompts.jsonl, judge.yaml, preset.yaml and gates.yaml into a folder.
+    """Write prompts.jsonl, judge.yaml, scenes.yaml and gates.yaml into a folder.
 
     Args:
       folder: created; files in it are replaced.
@@ -47,5 +47,5 @@ def write_duel(folder: Path, pairs: Sequence[Pair]) -> None:
     write_text(
         folder / "judge.yaml", "# The planted reward: weight of every word, 0 for all others.\n" + lines
     )
-    write_text(folder / "preset.yaml", _PRESET.replace("@SAMPLES@", str(SAMPLES)))
+    write_text(folder / "scenes.yaml", _PRESET.replace("@SAMPLES@", str(SAMPLES)))
     write_text(folder / "gates.yaml", _GATES)
