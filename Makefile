@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo test check docs wheel-test test-alpaca test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -63,6 +63,13 @@ wheel-test: install
 	$(BIN)/python -m venv --system-site-packages --without-pip build/wheel/venv
 	PYTHONPATH= $(BIN)/python -m pip --python build/wheel/venv/bin/python install --quiet --no-deps --force-reinstall build/wheel/*.whl
 	tests/wheel/run.sh build/wheel/venv $(CURDIR)/$(VENV)
+
+# Optional: the official alpaca-eval, in the environment that --alpaca-official would make.
+ALPACA_VENV ?= .venv-alpaca
+test-alpaca: install
+	test -x $(ALPACA_VENV)/bin/python || $(PYTHON) -m venv $(ALPACA_VENV)
+	$(ALPACA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r configs/eval/alpaca-eval.txt
+	SPARSEPO_REQUIRE_ALPACA=1 EVAL_HARNESS_ALPACA_PYTHON=$(CURDIR)/$(ALPACA_VENV)/bin/python HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/eval/test_alpaca.py -rs
 
 # Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
 VLLM_VENV ?= .venv-vllm

@@ -177,7 +177,7 @@ def test_no_key_is_in_any_file(run, files, tmp_path, monkeypatch, capfd, caplog)
     with Judge(lambda a, b: f"your key is {canary}") as server:
         assert run(*files, *http(server)) == 2
         server.say = prefers("GOOD")
-        assert run(*files, *http(server, seed=1)) == 0
+        assert run(*files, *http(server, seed=1), "--overwrite") == 0
         assert {h["Authorization"] for h in server.headers} == {f"Bearer {canary}"}
         server.plan = lambda n: ("401",) * 9
         assert run(*files, *http(server, seed=2), out="two") == 2
