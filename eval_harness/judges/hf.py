@@ -10,13 +10,13 @@ from eval_harness.checkpoint import chat_template, identity, resolve
 from eval_harness.errors import UserError
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import UNPARSABLE, Answer, Cost, Question
+from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
 from eval_harness.settings import Settings
 
 
 @register_judge("hf")
 @dataclass(frozen=True)
-class HFJudge:
+class HFJudge(LocalJudge):
     """Reads the probability of every label as the next token, or writes a text where the template wants one.
 
     The tokenizer's chat template is applied where it has one. A label's value is weighted by its probability

@@ -11,14 +11,14 @@ from eval_harness.errors import UserError
 from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import Answer, Cost, Question
+from eval_harness.judges.types import Answer, Cost, LocalJudge, Question
 
 Key = tuple[str, str]  # prompt (or document), text
 
 
 @register_judge("reward")
 @dataclass(frozen=True)
-class RewardJudge:
+class RewardJudge(LocalJudge):
     """The text with the higher reward wins; with `soft` the win is shared by sigmoid of the difference.
 
     A tokenizer with a chat template sees the prompt as the user's and the text as the assistant's turn; else

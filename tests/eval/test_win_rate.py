@@ -2,6 +2,11 @@
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 
 import pytest
 
@@ -10,6 +15,7 @@ from eval_harness.output import read_items, read_result
 from eval_harness.win_rate.comparisons import METRIC
 
 from . import tiny
+from .conftest import REPO
 from .judge_server import LOUD, Judge, prefers
 
 FAST = ["--device", "cpu", "--dtype", "float32", "--batch-size", "16"]
@@ -135,6 +141,40 @@ def test_failed_judgements_are_no_wins_and_make_it_undecided(run, files, tmp_pat
         assert sum(server.tries.values()) - before == 12
     assert read_result(tmp_path / "out").counts["judge_failed"] == 0
     assert gate(tmp_path) == 0
+
+
+def test_a_kill_while_judging_repeats_nothing(files, tmp_path):
+    """kill -9 while the server holds the 31st question: thirty judgements are on disk, ninety are asked."""
+    args = [
+        "run",
+        "--suites",
+        "win_rate:own",
+        "--model",
+        files[0],
+        "--baseline",
+        files[1],
+        "--prompts",
+        files[0],
+    ]
+    args += [*FAST, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+    process = []
+
+    def plan(number):
+        if number == 30 and process:
+            time.sleep(0.5)
+            process.pop().kill()
+        return ()
+
+    with Judge(prefers("GOOD"), plan=plan) as server:
+        args = [*map(str, args), *http(server, concurrency=1, timeout=30)]
+        process.append(subprocess.Popen([sys.executable, "-m", "eval_harness", *args], cwd=REPO))
+        assert process[0].wait(timeout=120) == -signal.SIGKILL
+        assert not (tmp_path / "out" / "result.json").exists()
+        assert main(args) == 0
+        assert sorted(Counter(server.tries.values()).items()) == [(1, 119), (2, 1)]  # the one it held
+    result = read_result(tmp_path / "out")
+    assert (result.counts["reused"], result.counts["computed"]) == (30, 90)
+    assert result.score("own", METRIC).value == pytest.approx(35 / 60)
 
 
 def test_a_judge_with_swapped_labels_shows_as_position_bias(run, files, tmp_path):
