@@ -93,6 +93,13 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
             remedy="--backend vllm --tensor-parallel N, or split the prompts over several runs",
         )
     if ref.kind == "endpoint":
+        if not ref.model_id:
+            raise UserError(
+                "an endpoint's weights cannot be hashed",
+                got="no --model-id",
+                expected="--model-id NAME",
+                remedy="name the exact weights it serves; it is asked for by this name",
+            )
         return settings
     check_backend(settings)
     if settings.backend == "hf" and not settings.batch_size.isdigit():

@@ -128,8 +128,9 @@ class FunctionJudge(_Scorer):
 
     @property
     def label(self) -> str:
-        """The function's name."""
-        return self.function.rpartition(":")[2]
+        """The names of module and function."""
+        place, _, name = self.function.rpartition(":")
+        return f"{Path(place).stem if place.endswith('.py') else place}:{name}"
 
     def settings(self) -> dict[str, Any]:
         """The name and the content of the file that holds it."""

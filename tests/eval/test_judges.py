@@ -276,7 +276,7 @@ def test_programs_lengths_and_words(store, tmp_path):
     answers, counts = ask(mine, questions, store)
     assert [a.status for a in answers] == [JUDGED, FAILED, UNPARSABLE, UNPARSABLE]
     assert counts["failed"] == 1
-    assert mine.label == "judge"
+    assert mine.label == "mine:judge"
 
 
 def sequence_classifier(folder, seed=0, labels=1, template=False):
