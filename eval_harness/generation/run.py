@@ -1,5 +1,6 @@
 """From prompts to samples: what the store holds is read, the rest is asked of the model batch by batch."""
 
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,6 +209,9 @@ def _write(plan: Generation, todo: list[Draw], store: AnswerStore, held: dict[st
             store.write({key: list(written) for key, written in got.items()})
             held.update(got)
             bar.update(len(batch))
+    # The next model must find the memory free: vllm's workers end with their engine.
+    del engine
+    gc.collect()
 
 
 def _load(plan: Generation) -> tuple[Generator, int]:

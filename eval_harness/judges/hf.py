@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval_harness import engines
-from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
+from eval_harness.judges.content import content
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
@@ -49,7 +50,7 @@ class HFJudge(LocalJudge):
             raise UserError("judge hf: model", got=self.model, expected="a folder", remedy="--judge http")
         return {
             "judge": "hf",
-            "model": {**identity(ref).to_json(), "label": None},
+            "model": content(self.model),
             "template": self.template.digest,
             "hard": self.hard,
             "dtype": self.dtype,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval_harness import engines
-from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
+from eval_harness.judges.content import content
 from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
@@ -48,7 +49,7 @@ class RewardJudge(LocalJudge):
         shape = {"soft": self.soft, "separator": self.separator, "max_length": self.max_length}
         return {
             "judge": "reward",
-            "model": {**identity(ref).to_json(), "label": None},
+            "model": content(self.model),
             "dtype": self.dtype,
             **shape,
         }

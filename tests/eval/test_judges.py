@@ -378,6 +378,11 @@ def test_bad_judges_and_templates_are_one_line(tmp_path):
         ("http", {"url": "http://h/v1"}, "missing option"),
         ("http", {"url": "ftp://h", "model": "m"}, "http"),
         ("words", {"file": "/nowhere"}, "words"),
+        ("http", {"url": "http://h/v1", "model": "m", "concurrency": "many"}, "concurrency.*expected: int"),
+        ("http", {"url": "http://h/v1", "model": "m", "timeout": "slow"}, "timeout.*expected: float"),
+        ("http", {"url": "http://h/v1", "model": "m", "body": 3}, "body.*expected: dict"),
+        ("http", {"url": "http://h/v1", "model": ["m"]}, "model.*expected: str"),
+        ("length", {"shorter": 1}, "shorter.*expected: bool"),
         ("function", {"function": "json"}, "module:function"),
         ("function", {"function": "json:nothing"}, "AttributeError"),
     ):
@@ -403,6 +408,10 @@ def test_bad_judges_and_templates_are_one_line(tmp_path):
         with pytest.raises(UserError, match=message):
             parse_template({**good, **change}, "t")
     (tmp_path / "j.yaml").write_text("judge: length\nshorter: true\n")
+    numbered = build_judge(
+        "http", {"url": "http://h/v1", "model": 4, "timeout": 3, "price_in": None}, HELPFUL
+    )
+    assert numbered.label == "4"
     assert read_judge(str(tmp_path / "j.yaml"), {}, "helpful").label == "shorter text"
     with pytest.raises(UserError, match="kind pair"):
         read_judge("length", {}, "faithful")

@@ -336,6 +336,16 @@ def test_more_bad_input(run, files, tmp_path, model_a, capsys):
     assert "no model" in capsys.readouterr().err
 
 
+def test_lone_surrogates_and_empty_texts_do_no_harm(run, tmp_path):
+    rows = [{"instruction": f"q{n} \ud800", "output": ["", "\udc00 x", "{first}"][n % 3]} for n in range(6)]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    (tmp_path / "b.json").write_text(json.dumps([{**row, "output": "text"} for row in rows]))
+    with Judge(lambda a, b: "A") as server:
+        assert run(tmp_path / "c.json", tmp_path / "b.json", *http(server)) == 0
+    assert gate(tmp_path) == 3
+    assert read_items(tmp_path / "out")[0].outputs == [""]
+
+
 def test_every_shipped_preset_is_listed_and_parses(capsys):
     assert main(["ls", "--tasks"]) == 0
     said = capsys.readouterr().out
