@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-alpaca test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo test check docs wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -70,6 +70,12 @@ test-alpaca: install
 	test -x $(ALPACA_VENV)/bin/python || $(PYTHON) -m venv $(ALPACA_VENV)
 	$(ALPACA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r configs/eval/alpaca-eval.txt
 	SPARSEPO_REQUIRE_ALPACA=1 EVAL_HARNESS_ALPACA_PYTHON=$(CURDIR)/$(ALPACA_VENV)/bin/python HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/eval/test_alpaca.py -rs
+
+# The Triton kernels: their numbers in Triton's interpreter, and that they compile for GPUs. No GPU is needed.
+TRITON ?= triton==3.9.0
+test-triton: install
+	test -d $(VENV)/triton/triton || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target $(VENV)/triton "$(TRITON)"
+	PYTHONPATH=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest tests/fused/test_triton.py -rs
 
 # Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
 VLLM_VENV ?= .venv-vllm
