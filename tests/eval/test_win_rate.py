@@ -90,6 +90,7 @@ def test_from_texts_to_a_verdict(run, files, tmp_path, capsys):
         text = (tmp_path / "out" / "report" / name).read_text()
         assert "win rate, own" in text.replace("&#95;", "_")
         assert "0.5833" in text
+    assert "it is better than the baseline" in (tmp_path / "out" / "report" / "report.html").read_text()
     assert gate(tmp_path, "win_rate-kept") == 0
     capsys.readouterr()
 
