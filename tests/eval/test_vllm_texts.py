@@ -63,7 +63,8 @@ def runs(tmp_path_factory):
 
 
 def texts(folder, task):
-    return [(i.prompt, i.outputs[0].rstrip("\ufffd")) for i in read_items(folder) if i.task == task]
+    """Prompts and texts; vllm withholds a last character whose bytes are incomplete, hf shows it as U+FFFD."""
+    return [(i.prompt, i.outputs[0].rstrip("\ufffd").strip()) for i in read_items(folder) if i.task == task]
 
 
 def test_greedy_texts_are_those_of_hf(runs):
