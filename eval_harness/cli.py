@@ -12,13 +12,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from eval_harness import verdict_cli
+from eval_harness import judge_cli, verdict_cli
 from eval_harness.checkpoint import identity, resolve
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
-from eval_harness.presets import load_preset, preset_names
+from eval_harness.presets import preset_names
 from eval_harness.registry import names
-from eval_harness.runner import Request, default_cache, parse_suites, run, validate
+from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
 
@@ -43,11 +43,18 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
+        judge_cli.add_judging(sub)
+        if name == "run":
+            sub.add_argument(
+                "--dry-run", action="store_true", help="what it would take and cost; asks nothing"
+            )
         if name == "validate":
             verdict_cli.add_power(sub)
     verdict_cli.add_parsers(commands)
+    judge_cli.add_parsers(commands)
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
+    ls.add_argument("--judges", action="store_true", help="list judges, their options, and templates")
     meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
     meta.add_argument("model")
     meta.add_argument("--base", help="folder of a LoRA adapter's base model")
@@ -111,19 +118,6 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def pairs(items: list[str], flag: str) -> dict[str, Any]:
-    """KEY=VALUE strings to a dict, values read as YAML. Raises UserError naming the flag."""
-    import yaml
-
-    found = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(flag, got=item, expected="KEY=VALUE")
-        found[key] = yaml.safe_load(value)
-    return found
-
-
 def settings_from(args: argparse.Namespace) -> Settings:
     """Engine and generation settings of a command line."""
     given: dict[str, Any] = {}
@@ -143,8 +137,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
         endpoint=args.endpoint,
         concurrency=args.concurrency,
         allow_truncation=args.allow_truncation,
-        generation=pairs(args.generation, "--generation"),
-        engine=pairs(args.engine, "--engine"),
+        generation=judge_cli.pairs(args.generation, "--generation"),
+        engine=judge_cli.pairs(args.engine, "--engine"),
         **given,
     ).checked()
 
@@ -172,6 +166,7 @@ def request_from(args: argparse.Namespace) -> Request:
         cache=None if args.no_cache else args.cache or default_cache(),
         punkt_standin=args.punkt_standin,
         overwrite=args.overwrite,
+        extra=judge_cli.options_from(args),
     )
 
 
@@ -179,7 +174,7 @@ def _print_result(result: SuiteResult) -> None:
     counts = ", ".join(f"{k} {v}" for k, v in result.counts.items())
     print(f"{result.suite}:{result.preset} v{result.preset_version}  {result.model.label}  {counts}")
     for score in result.scores:
-        if score.normalised is not None or score.task.startswith("group:"):
+        if score.normalised is not None or score.low is not None or score.task.startswith("group:"):
             error = "" if score.stderr is None else f" +- {score.stderr:.4f}"
             flag = "" if score.comparable else "  not comparable"
             print(f"  {score.task:<52} {score.metric:<30} {score.value:.4f}{error}  n={score.n}{flag}")
@@ -192,10 +187,10 @@ def _ls(with_tasks: bool) -> None:
 
     for suite in names():
         for name in preset_names(suite):
-            preset = load_preset(name)
+            preset = load_suite_preset(suite, name)
             print(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
-            for task, group in preset.tasks().items() if with_tasks else ():
-                print(f"  {task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}")
+            for line in preset.task_lines() if with_tasks else ():
+                print(f"  {line}")
 
 
 def dispatch(argv: list[str] | None) -> int:
@@ -204,7 +199,11 @@ def dispatch(argv: list[str] | None) -> int:
     if args.command in ("compare", "gate", "report"):
         code: int = getattr(verdict_cli, args.command)(args)
         return code
-    if args.command == "ls":
+    if args.command == "agreement":
+        judge_cli.agreement(args)
+    elif args.command == "ls" and args.judges:
+        judge_cli.list_judges()
+    elif args.command == "ls":
         _ls(args.tasks)
     elif args.command == "meta":
         print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
@@ -213,6 +212,8 @@ def dispatch(argv: list[str] | None) -> int:
         if not args.gates or args.suites or args.model:
             lines += validate(request_from(args))
         print("\n".join(lines))
+    elif args.dry_run:
+        print("\n".join(validate(request_from(args))))
     else:
         for result in run(request_from(args)):
             _print_result(result)

@@ -11,6 +11,20 @@ MEANING = {
 }
 
 
+# Where every blocking gate asks for superiority (margin 0).
+BETTER = {
+    KEPT: "it is better than the baseline",
+    REGRESSED: "it is worse than the baseline",
+    UNDECIDED: "the items show neither that it is better nor that it is worse",
+}
+
+
+def meaning(decision: Decision) -> str:
+    """What the verdict says about the candidate."""
+    asked = {gate.margin == 0 for gate in decision.gates if gate.blocking}
+    return (BETTER if asked == {True} else MEANING)[decision.verdict]
+
+
 def headline(decision: Decision) -> str:
     """One sentence: what was decided, by which gates."""
     blocking = [gate for gate in decision.gates if gate.blocking]
@@ -75,7 +89,8 @@ def table(decision: Decision) -> str:
         lines[number] += f"\n    {detail}"
     models = f"{decision.candidate.label} against {decision.baseline.label}"
     first = f"{decision.verdict}  {models}: {headline(decision)}"
-    return "\n".join([first, *lines, *(f"note: {note}" for note in decision.notes)])
+    measured = (f"{name}: {text}" for name, text in decision.facts)
+    return "\n".join([first, *lines, *measured, *(f"note: {note}" for note in decision.notes)])
 
 
 def tests(gate: Verdict) -> str:
