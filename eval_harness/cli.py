@@ -16,9 +16,9 @@ from eval_harness import verdict_cli
 from eval_harness.checkpoint import identity, resolve
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
-from eval_harness.presets import load_preset, preset_names
+from eval_harness.presets import preset_names
 from eval_harness.registry import names
-from eval_harness.runner import Request, default_cache, parse_suites, run, validate
+from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
 
@@ -192,10 +192,10 @@ def _ls(with_tasks: bool) -> None:
 
     for suite in names():
         for name in preset_names(suite):
-            preset = load_preset(name)
+            preset = load_suite_preset(suite, name)
             print(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
-            for task, group in preset.tasks().items() if with_tasks else ():
-                print(f"  {task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}")
+            for line in preset.task_lines() if with_tasks else ():
+                print(f"  {line}")
 
 
 def dispatch(argv: list[str] | None) -> int:
