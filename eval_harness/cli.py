@@ -4,7 +4,6 @@ Exit codes: 0 done or kept, 1 regressed, 2 bad or missing input (one line), 3 un
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -12,13 +11,15 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from eval_harness import verdict_cli
-from eval_harness.checkpoint import identity, resolve
+from eval_harness import meta_cli, verdict_cli
+from eval_harness.checkpoint import resolve
+from eval_harness.cli_values import pairs
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
 from eval_harness.presets import preset_names
 from eval_harness.registry import names
 from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
+from eval_harness.scoring.catalog import scorer_lines
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
 
@@ -48,10 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     verdict_cli.add_parsers(commands)
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
-    meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
-    meta.add_argument("model")
-    meta.add_argument("--base", help="folder of a LoRA adapter's base model")
-    meta.add_argument("--tokenizer")
+    ls.add_argument("--scorers", action="store_true", help="list the scorers and their options instead")
+    meta_cli.add_parser(commands)
     return parser
 
 
@@ -109,19 +108,6 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--engine", action="append", default=[], metavar="KEY=VALUE", help="passed to the backend"
     )
-
-
-def pairs(items: list[str], flag: str) -> dict[str, Any]:
-    """KEY=VALUE strings to a dict, values read as YAML. Raises UserError naming the flag."""
-    import yaml
-
-    found = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(flag, got=item, expected="KEY=VALUE")
-        found[key] = yaml.safe_load(value)
-    return found
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -205,9 +191,9 @@ def dispatch(argv: list[str] | None) -> int:
         code: int = getattr(verdict_cli, args.command)(args)
         return code
     if args.command == "ls":
-        _ls(args.tasks)
+        print("\n".join(scorer_lines())) if args.scorers else _ls(args.tasks)
     elif args.command == "meta":
-        print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
+        return meta_cli.run(args)
     elif args.command == "validate":
         lines = verdict_cli.validate_gates(args) if args.gates else []
         if not args.gates or args.suites or args.model:

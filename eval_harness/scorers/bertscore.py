@@ -10,6 +10,8 @@ from eval_harness.scoring.choice import AGAINST, one_of, other_text
 from eval_harness.scoring.encoder import Embedded, choose_layer, encoder
 from eval_harness.scoring.models import find_model, model_hash
 
+_AT_ONCE = 32  # cases embedded together: bounds the memory of their vectors
+
 
 class Match(NamedTuple):
     """Precision, recall and F1 of greedy matching, in [-1, 1]."""
@@ -63,14 +65,16 @@ class BertScore(Scorer):
         layer = choose_layer(self.model, folder, self.layer, self.name)
         machine = encoder(folder, layer, self.name, self.run_on)
         graded = []
-        for case in cases:
-            other = other_text(case, self.against)
-            found = machine.embed([other, *case.summaries])
-            matches = [match(found[summary], found[other]) for summary in case.summaries]
-            graded.append(
-                Graded({f"bertscore_{m}": tuple(getattr(x, m) for x in matches) for m in Match._fields})
-            )
+        for start in range(0, len(cases), _AT_ONCE):
+            part = cases[start : start + _AT_ONCE]
+            found = machine.embed([t for c in part for t in (other_text(c, self.against), *c.summaries)])
+            graded += [_grade(case, other_text(case, self.against), found) for case in part]
         return graded
+
+
+def _grade(case: Case, other: str, found: dict[str, Embedded]) -> Graded:
+    matches = [match(found[summary], found[other]) for summary in case.summaries]
+    return Graded({f"bertscore_{m}": tuple(getattr(x, m) for x in matches) for m in Match._fields})
 
 
 def match(summary: Embedded, other: Embedded) -> Match:

@@ -40,7 +40,9 @@ def scorer_class(name: str) -> type[Scorer]:
     """Return the class; an unknown name raises UserError with near matches."""
     known = scorer_names()
     if name not in _SCORERS:
-        raise UserError("unknown scorer", got=name, expected=near(name, known), remedy="eval-harness ls")
+        raise UserError(
+            "unknown scorer", got=name, expected=near(name, known), remedy="eval-harness ls --scorers"
+        )
     return _SCORERS[name]
 
 
@@ -90,3 +92,14 @@ def digest(scorer: Scorer) -> str:
     options = {k: v for k, v in scorer.options().items() if k not in places}
     text = json.dumps([scorer.name, options, scorer.models()], sort_keys=True)
     return sha(text)[:16]
+
+
+def scorer_lines() -> list[str]:
+    """Every scorer with its description, metrics and options with their defaults."""
+    lines = []
+    for name in scorer_names():
+        cls = scorer_class(name)
+        lines.append(f"{name}  {(cls.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  metrics  {', '.join(metric.name for metric in cls.metrics)}")
+        lines += [f"  option   {key}={default}" for key, (_, default) in option_fields(cls).items()]
+    return lines

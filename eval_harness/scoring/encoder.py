@@ -73,6 +73,13 @@ class Encoder:
         spaced = {"add_prefix_space": True} if kind in ("roberta", "gpt2") else {}
         loaded = load(folder, "T5EncoderModel" if "t5" in kind else "AutoModel", scorer, run_on, **spaced)
         self._tokenizer, self._longest = loaded.tokenizer, loaded.longest
+        if not self._tokenizer.is_fast:
+            raise UserError(
+                f"scorer {scorer}: long texts are cut by the tokenizer's own windows",
+                got=f"{type(self._tokenizer).__name__} without them",
+                expected="a tokenizer.json",
+                remedy="save the tokenizer again with a current transformers",
+            )
         whole = loaded.model
         self._model = _cut(whole.get_encoder() if whole.config.is_encoder_decoder else whole, layer, scorer)
         self._batch_tokens = run_on.batch_tokens
@@ -97,15 +104,10 @@ class Encoder:
         return embedded
 
     def _windows(self, text: str) -> list[list[int]]:
-        plain = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids if text else []
-        spare = self._tokenizer.num_special_tokens_to_add()
-        size = self._longest - spare
-        parts = [plain[i : i + size] for i in range(0, len(plain), size)] or [[]]
-        return [self._with_special(part) for part in parts]
-
-    def _with_special(self, ids: list[int]) -> list[int]:
-        row = self._tokenizer.prepare_for_model(ids, add_special_tokens=True, verbose=False)["input_ids"]
-        return [int(i) for i in row]
+        rows = self._tokenizer(
+            text, truncation=True, max_length=self._longest, return_overflowing_tokens=True
+        ).input_ids
+        return [[int(i) for i in row] for row in rows]
 
     def _join(self, rows: list[list[int]], vectors: list[Floats]) -> Embedded:
         unweighted = {self._tokenizer.cls_token_id, self._tokenizer.sep_token_id}
