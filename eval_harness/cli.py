@@ -19,6 +19,7 @@ from eval_harness.errors import UserError
 from eval_harness.presets import preset_names
 from eval_harness.registry import names
 from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
+from eval_harness.scoring import flags
 from eval_harness.scoring.catalog import scorer_lines
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
+        _add_summaries(sub)
         if name == "validate":
             verdict_cli.add_power(sub)
     verdict_cli.add_parsers(commands)
@@ -110,6 +112,12 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_summaries(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--documents", type=Path, help="faithfulness: JSON Lines of document, reference, id")
+    sub.add_argument("--scorers", help="faithfulness: names joined by commas instead of the preset's")
+    flags.add_flags(sub)
+
+
 def settings_from(args: argparse.Namespace) -> Settings:
     """Engine and generation settings of a command line."""
     given: dict[str, Any] = {}
@@ -158,6 +166,7 @@ def request_from(args: argparse.Namespace) -> Request:
         cache=None if args.no_cache else args.cache or default_cache(),
         punkt_standin=args.punkt_standin,
         overwrite=args.overwrite,
+        extra={"documents": args.documents, "scorers": args.scorers, **flags.options_from(args)},
     )
 
 

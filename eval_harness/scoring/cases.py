@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from eval_harness.errors import UserError
 
@@ -54,6 +54,17 @@ class Graded:
 
     values: dict[str, tuple[float, ...]]
     evidence: tuple[tuple[Evidence, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready object."""
+        proof = [[list(found) for found in own] for own in self.evidence]
+        return {"values": {name: list(row) for name, row in self.values.items()}, "evidence": proof}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Graded":
+        """Invert `to_json`."""
+        values = {name: tuple(row) for name, row in data["values"].items()}
+        return cls(values, tuple(tuple(Evidence(*found) for found in own) for own in data["evidence"]))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ def digest(scorer: Scorer) -> str:
     """
     places = {"model", "weights"}  # paths: their content is in models()
     options = {k: v for k, v in scorer.options().items() if k not in places}
-    text = json.dumps([scorer.name, options, scorer.models()], sort_keys=True)
+    models = scorer.models()
+    dtype = scorer.run_on.dtype if models else None
+    text = json.dumps([scorer.name, options, models, dtype], sort_keys=True)
     return sha(text)[:16]
 
 

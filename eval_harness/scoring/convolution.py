@@ -52,7 +52,7 @@ def weights_path(name: str) -> Path:
             "scorer summac-conv: its trained weights are not on this machine",
             got=name,
             expected="a file of weights (.bin or .safetensors)",
-            remedy=f"curl -fLO {_ADDRESS}, then --option weights={WEIGHTS}",
+            remedy=f"curl -fLO {_ADDRESS}, then --scorer-option weights={WEIGHTS}",
         )
     return path
 

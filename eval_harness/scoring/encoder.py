@@ -58,7 +58,7 @@ def choose_layer(name: str, folder: Path, layer: int, scorer: str) -> int:
             f"scorer {scorer}: which layer of the encoder",
             got=layer or f"none given, and none known for {name}",
             expected=f"1 to {depth}",
-            remedy=f"--option layer=N; tuned layers lie at about {max(1, round(0.72 * depth))} of {depth}",
+            remedy=f"--scorer-option layer=N; tuned ones are about {max(1, round(0.72 * depth))} of {depth}",
         )
     return found
 

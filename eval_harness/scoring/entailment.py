@@ -61,7 +61,7 @@ class Entailment:
                 f"scorer {self.scorer} needs the probability of contradiction",
                 got="a model that only tells entailment from the rest",
                 expected="a model with three classes",
-                remedy="--option contradiction=false",
+                remedy="--scorer-option contradiction=false",
             )
 
     def hash(self) -> str:

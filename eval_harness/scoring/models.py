@@ -27,7 +27,7 @@ def find_model(name: str, scorer: str, option: str = "model") -> Path:
             f"scorer {scorer}: no such model folder",
             got=name,
             expected="a folder with config.json, or a hub name",
-            remedy=f"--option {option}=DIR",
+            remedy=f"--scorer-option {option}=DIR",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -43,7 +43,7 @@ def find_model(name: str, scorer: str, option: str = "model") -> Path:
             got=f"{name} is neither a folder nor whole in the hub's cache",
             expected="the model's files",
             remedy=f"hf download {name}; or hf download {name} --local-dir {local} on a machine with "
-            f"network, copy the folder, and --option {option}={local}",
+            f"network, copy the folder, and --scorer-option {option}={local}",
         ) from error
 
 

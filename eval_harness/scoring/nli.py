@@ -43,6 +43,6 @@ def read_labels(config: Any, option: str, scorer: str) -> Labels:
             f"scorer {scorer}: the model's labels are not those of an NLI model",
             got=", ".join(names),
             expected="entailment, contradiction, neutral (or supports, refutes, not enough info)",
-            remedy="another model, or --option labels=NAME,NAME,... in the order of its outputs",
+            remedy="another model, or --scorer-option labels=NAME,NAME,... in the order of its outputs",
         )
     return Labels(entailment[0], contradiction[0] if contradiction else None)
