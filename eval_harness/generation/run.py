@@ -206,6 +206,10 @@ def _write(plan: Generation, todo: list[Draw], store: AnswerStore, held: dict[st
 def _load(plan: Generation) -> tuple[Generator, int]:
     """The loaded model and how many draws it gets at once. Raises UserError: its files make no model."""
     ref, settings = plan.ref, plan.settings
+    if ref.kind == "endpoint":
+        from eval_harness.generation.endpoint import EndpointGenerator
+
+        return EndpointGenerator(ref, settings, plan.sampling), 4 * settings.concurrency
     with engines.loading():
         if settings.backend == "vllm":
             from eval_harness.generation.vllm import VLLMGenerator

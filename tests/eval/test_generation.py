@@ -17,6 +17,7 @@ from eval_harness.settings import Settings
 from eval_harness.store import AnswerStore
 
 from . import tiny
+from .judge_server import Judge
 
 SETTINGS = Settings(dtype="float32", device="cpu", batch_size="4")
 PROMPTS = [tiny.sentence(random.Random(i), 3 + 2 * i) for i in range(5)]
@@ -187,6 +188,24 @@ def test_a_killed_run_repeats_nothing_and_gives_the_same(model_a, tmp_path):
     resumed, counts = run(model_a, tmp_path, name="killed.sqlite")
     assert counts == {"reused": 12, "computed": 13}
     assert resumed == whole
+
+
+def test_an_endpoint_is_asked_with_seeds_and_resumes(tmp_path):
+    with Judge(None, text="an answer") as server:
+        ref = resolve(server.url, model_id="m")
+        settings = Settings(endpoint="chat", concurrency=2, engine={"retries": 0, "backoff": 0.0})
+        sampling = Sampling((0.5,), top_p=0.5, max_new_tokens=9, stop=("x",), seed=1)
+        plan = plan_generation(ref, [f"prompt {n}" for n in range(12)], sampling, settings)
+        server.plan = lambda number: ("500",) if number == 9 else ()
+        store, counts = AnswerStore(tmp_path / "e.sqlite"), {}
+        with pytest.raises(UserError, match="finished batches are kept"):
+            generate(plan, store)
+        assert len(store) == 8
+        samples = generate(plan, store, counts)
+        assert counts == {"reused": 8, "computed": 4}
+        assert {s.text for s in samples} == {"an answer"}
+        assert len({body["seed"] for body in server.bodies}) == 12
+        assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in server.bodies} == {(0.5, 0.5, 9)}
 
 
 def test_bad_input_is_one_line(model_a, tmp_path):
