@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> None:
     meta.add_argument("--seed", type=int, default=0)
     meta.add_argument("--device", default="auto")
     flags.add_flags(meta)
+    meta.add_argument("--cache", type=Path, help="keeps the answers of an LLM judge")
     meta.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
     meta.add_argument("--out", type=Path, help="write the table here instead of printing it")
 
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
         got = f"model {args.model}, {len(args.data)} data files, {args.draws} draws"
         raise UserError("meta --scorer", got=got, expected="no model, --data FILE, at least 100 draws")
     wanted = [Wanted(name, {}) for given in args.scorer for name in flags.split_names(given)]
-    scorers = flags.build_scorers(wanted, flags.options_from(args), args.device)
+    scorers = flags.build_scorers(
+        wanted, flags.options_from(args), args.device, args.cache / "answers.sqlite" if args.cache else None
+    )
     for scorer in scorers:
         scorer.check()
     text = _table(args, scorers)

@@ -4,6 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from eval_harness.errors import UserError
@@ -69,11 +70,15 @@ class Graded:
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how the models of scorers run; `batch_tokens` bounds rows x longest row of a batch."""
+    """Where and how the models of scorers run.
+
+    `batch_tokens` bounds rows x longest row of a batch; `answers` is the file that keeps a judge's answers.
+    """
 
     device: str = "auto"
     dtype: str = "float32"
     batch_tokens: int = 8192
+    answers: Path | None = None
 
 
 @dataclass(frozen=True)

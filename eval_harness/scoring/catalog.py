@@ -88,7 +88,7 @@ def digest(scorer: Scorer) -> str:
     Returns:
       The first 16 hex digits of a sha256.
     """
-    places = {"model", "weights"}  # paths: their content is in models()
+    places = {"model", "weights", "url", "judge"}  # paths: their content is in models()
     options = {k: v for k, v in scorer.options().items() if k not in places}
     models = scorer.models()
     dtype = scorer.run_on.dtype if models else None

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from eval_harness.cli_values import pairs
@@ -34,13 +35,16 @@ def options_from(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build_scorers(wanted: Sequence[Wanted], options: dict[str, Any], device: str) -> list[Scorer]:
+def build_scorers(
+    wanted: Sequence[Wanted], options: dict[str, Any], device: str, answers: Path | None
+) -> list[Scorer]:
     """Build scorers.
 
     Args:
       wanted: names and options, of a preset or bare.
       options: from `options_from`; empty for its defaults.
       device: where models run.
+      answers: file that keeps what judges say, None keeps nothing.
 
     Raises:
       UserError: unknown names or options, values of another type.
@@ -49,7 +53,7 @@ def build_scorers(wanted: Sequence[Wanted], options: dict[str, Any], device: str
     if batch_tokens < 1:
         raise UserError("--batch-tokens", got=batch_tokens, expected="an integer of at least 1")
     given = split_options(options.get("scorer_option", []), [w.name for w in wanted])
-    run_on = Device(device, options.get("scorer_dtype", "float32"), batch_tokens)
+    run_on = Device(device, options.get("scorer_dtype", "float32"), batch_tokens, answers)
     return [build_scorer(Wanted(w.name, {**w.options, **given[w.name]}), run_on) for w in wanted]
 
 

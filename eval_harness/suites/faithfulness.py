@@ -120,7 +120,8 @@ def _scorers(job: Job) -> list[Scorer]:
     if named := job.options.get("scorers"):
         options = {w.name: w.options for w in wanted}
         wanted = [Wanted(name, options.get(name, {})) for name in split_names(named)]
-    return build_scorers(wanted, job.options, job.settings.device)
+    answers = job.cache / "answers.sqlite" if job.cache else None
+    return build_scorers(wanted, job.options, job.settings.device, answers)
 
 
 def _check_scorers(scorers: Sequence[Scorer], documents: Sequence[Document], sampling: Sampling) -> None:
