@@ -91,7 +91,7 @@ def _value(piece: str) -> float | None:
 def names(sentences: Sequence[str], caseless: bool) -> list[list[str]]:
     """What may be a name, per sentence: runs of capitalised words, lower-cased, in order.
 
-    The first word of a sentence counts only within a run (`New York is`) or if it stands capitalised inside
+    The first word of a sentence counts only within a run (`Anna Smith is`) or if it stands capitalised inside
     some sentence too. In a caseless text every word counts that is no stop word and no number.
     """
     split = [tokens(sentence) for sentence in sentences]
