@@ -37,6 +37,12 @@ demo: install
 	  --suites reasoning:$(OUT)/capability/tasks.yaml --data $(OUT)/capability/data.yaml --out $(OUT)/eval --overwrite \
 	  --no-cache --device cpu --dtype float32 --batch-size 64 > $(OUT)/eval.log 2>&1 || { cat $(OUT)/eval.log; exit 2; }
 	@$(BIN)/eval-harness gate $(OUT)/eval --gates $(OUT)/capability/gates.yaml || test $$? -ne 2
+	@echo "win rate: the policy against its supervised start, judged by the planted reward"
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/eval-harness run --model $(OUT)/policy --baseline $(OUT)/reference \
+	  --suites win_rate:$(OUT)/win_rate/scenes.yaml --prompts $(OUT)/win_rate/prompts.jsonl \
+	  --judge words --judge-set file=$(OUT)/win_rate/judge.yaml --out $(OUT)/win_rate/run --overwrite \
+	  --no-cache --device cpu --dtype float32 --batch-size 64 > $(OUT)/win_rate.log 2>&1 || { cat $(OUT)/win_rate.log; exit 2; }
+	@$(BIN)/eval-harness gate $(OUT)/win_rate/run --gates $(OUT)/win_rate/gates.yaml || test $$? -ne 2
 
 test: install
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)

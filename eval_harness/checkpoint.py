@@ -32,7 +32,7 @@ _CONFIG_FILES = ("config.json", "generation_config.json", "adapter_config.json")
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A resolved model: `kind` is hf, lora or endpoint; unused fields are None."""
+    """A resolved model: `kind` is hf, lora, endpoint or outputs (a file of texts); unused fields are None."""
 
     kind: str
     path: Path | None = None
@@ -45,7 +45,7 @@ class ModelRef:
 def resolve(
     model: str, base: str | None = None, tokenizer: str | None = None, model_id: str | None = None
 ) -> ModelRef:
-    """Tell a Hugging Face folder, a LoRA adapter and an endpoint's address apart.
+    """Tell a Hugging Face folder, a LoRA adapter, an endpoint's address and a file of texts apart.
 
     Raises:
       UserError: no such folder, an adapter whose base is not at hand.
@@ -53,6 +53,8 @@ def resolve(
     tok = _folder(tokenizer, "no such tokenizer folder") if tokenizer else None
     if model.startswith(("http://", "https://")):
         return ModelRef("endpoint", tokenizer=tok, url=model.rstrip("/"), model_id=model_id)
+    if Path(model).is_file() and Path(model).name.removesuffix(".gz").endswith((".json", ".jsonl")):
+        return ModelRef("outputs", Path(model).resolve())
     path = _folder(model, "no such model")
     if not (path / "adapter_config.json").is_file():
         return ModelRef("hf", path, tokenizer=tok or path, model_id=model_id)

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from eval_harness import meta_cli, verdict_cli
+from eval_harness import judge_cli, meta_cli, verdict_cli
 from eval_harness.checkpoint import resolve
 from eval_harness.cli_values import pairs
 from eval_harness.data import load_mapping
@@ -45,12 +45,19 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
-        _add_summaries(sub)
+        flags.add_summaries(sub)
+        judge_cli.add_judging(sub)
+        if name == "run":
+            sub.add_argument(
+                "--dry-run", action="store_true", help="what it would take and cost; asks nothing"
+            )
         if name == "validate":
             verdict_cli.add_power(sub)
     verdict_cli.add_parsers(commands)
+    judge_cli.add_parsers(commands)
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
+    ls.add_argument("--judges", action="store_true", help="list judges, their options, and templates")
     ls.add_argument("--scorers", action="store_true", help="list the scorers and their options instead")
     meta_cli.add_parser(commands)
     return parser
@@ -112,12 +119,6 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_summaries(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--documents", type=Path, help="faithfulness: JSON Lines of document, reference, id")
-    sub.add_argument("--scorers", help="faithfulness: names joined by commas instead of the preset's")
-    flags.add_flags(sub)
-
-
 def settings_from(args: argparse.Namespace) -> Settings:
     """Engine and generation settings of a command line."""
     given: dict[str, Any] = {}
@@ -166,7 +167,7 @@ def request_from(args: argparse.Namespace) -> Request:
         cache=None if args.no_cache else args.cache or default_cache(),
         punkt_standin=args.punkt_standin,
         overwrite=args.overwrite,
-        extra={"documents": args.documents, "scorers": args.scorers, **flags.options_from(args)},
+        extra={**judge_cli.options_from(args), **flags.options_from(args)},
     )
 
 
@@ -174,7 +175,7 @@ def _print_result(result: SuiteResult) -> None:
     counts = ", ".join(f"{k} {v}" for k, v in result.counts.items())
     print(f"{result.suite}:{result.preset} v{result.preset_version}  {result.model.label}  {counts}")
     for score in result.scores:
-        if score.normalised is not None or score.task.startswith("group:"):
+        if score.normalised is not None or score.low is not None or score.task.startswith("group:"):
             error = "" if score.stderr is None else f" +- {score.stderr:.4f}"
             flag = "" if score.comparable else "  not comparable"
             print(f"  {score.task:<52} {score.metric:<30} {score.value:.4f}{error}  n={score.n}{flag}")
@@ -199,8 +200,14 @@ def dispatch(argv: list[str] | None) -> int:
     if args.command in ("compare", "gate", "report"):
         code: int = getattr(verdict_cli, args.command)(args)
         return code
-    if args.command == "ls":
-        print("\n".join(scorer_lines())) if args.scorers else _ls(args.tasks)
+    if args.command == "agreement":
+        judge_cli.agreement(args)
+    elif args.command == "ls" and args.judges:
+        judge_cli.list_judges()
+    elif args.command == "ls" and args.scorers:
+        print("\n".join(scorer_lines()))
+    elif args.command == "ls":
+        _ls(args.tasks)
     elif args.command == "meta":
         return meta_cli.run(args)
     elif args.command == "validate":
@@ -208,6 +215,8 @@ def dispatch(argv: list[str] | None) -> int:
         if not args.gates or args.suites or args.model:
             lines += validate(request_from(args))
         print("\n".join(lines))
+    elif args.dry_run:
+        print("\n".join(validate(request_from(args))))
     else:
         for result in run(request_from(args)):
             _print_result(result)

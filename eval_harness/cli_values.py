@@ -14,5 +14,8 @@ def pairs(items: list[str], flag: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise UserError(flag, got=item, expected="KEY=VALUE")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(flag, got=item, expected="KEY=VALUE, the value in YAML") from error
     return found

@@ -12,7 +12,7 @@ FAILED = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
 AGAIN = "run both models with the same command: eval-harness run --model A --baseline B ..."
 _SAME_PROMPT = ("prompt_hash", "doc_hash", "target", "prompt")
 # Settings that change what is asked; the others may move the last bits of a logit and are only noted.
-_ASKED = ("generation", "chat_template", "multiturn", "limit_context", "allow_truncation")
+_ASKED = ("generation", "chat_template", "multiturn", "limit_context", "allow_truncation", "win_rate")
 _NOTED = ("backend", "dtype", "batch_size", "device", "tensor_parallel", "data_parallel")
 
 
@@ -37,6 +37,11 @@ class Observations(NamedTuple):
     candidate: list[float]
     baseline: list[float]
     clusters: list[str]
+
+
+def unjudged(pair: Pair, metric: str) -> bool:
+    """Whether a judge was asked for this metric and gave nothing, on either side."""
+    return any(metric in item.metrics and item.metrics[metric] is None for item in pair)
 
 
 def pair_runs(candidate: Run, baseline: Run) -> dict[str, list[Pair]]:
@@ -152,14 +157,20 @@ def _pair_task(
     return pairs
 
 
-def observations(pairs: Iterable[Pair], metric: str, higher_is_better: bool = True) -> Observations:
+def observations(
+    pairs: Iterable[Pair], metric: str, higher_is_better: bool = True, *, judged: bool = False
+) -> Observations:
     """Scores of one metric; a list metric (IFEval's instructions) gives one observation per entry.
+
+    With `judged` items without a judgement are left out; else they are an error as any missing score.
 
     Raises:
       UserError: the metric is missing for an item, is not a number in [0, 1], or two lists differ in length.
     """
     found = Observations([], [], [])
     for pair in pairs:
+        if judged and unjudged(pair, metric):
+            continue
         values = [_values(item, metric, higher_is_better) for item in pair]
         if len(values[0]) != len(values[1]):
             raise UserError(

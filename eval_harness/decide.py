@@ -1,8 +1,19 @@
 """Runs and gates in, a decision out; pure."""
 
+import dataclasses
 import math
 
-from eval_harness.compare import Pair, Run, check_mean, differences, item_value, observations, pair_runs
+from eval_harness.compare import (
+    AGAIN,
+    Pair,
+    Run,
+    check_mean,
+    differences,
+    item_value,
+    observations,
+    pair_runs,
+    unjudged,
+)
 from eval_harness.errors import UserError
 from eval_harness.gates import Gate, GateFile
 from eval_harness.stats.multiple import holm
@@ -38,7 +49,8 @@ def decide(
     for gate, (found, metric, scores), p_holm in zip(file.gates, measured, adjusted, strict=True):
         tasks = gate.select(list(pairs))
         own = [pair for task in tasks for pair in pairs[task]]
-        gates.append(_verdict(gate, found, metric, scores, len(own), p_holm, file))
+        made = _verdict(gate, found, metric, scores, len(own), p_holm, file)
+        gates.append(_judged_enough(made, own, candidate.result))
         chosen += _flips(gate.name, own, metric, scores[0].higher_is_better, flips)
     ours = candidate.result
     return Decision(
@@ -53,6 +65,7 @@ def decide(
         gates=tuple(gates),
         flips=tuple(chosen),
         notes=tuple(_notes(candidate, baseline, file, pairs)),
+        facts=ours.facts,
         versions=dict(ours.versions),
     )
 
@@ -75,7 +88,7 @@ def _measure(
     """The pooled comparison, the metric, and the baseline's scores of the gate's tasks."""
     tasks = gate.select(list(pairs))
     metric = gate.metric or _main_metric(gate, tasks, baseline.result)
-    scores = []
+    judged, scores = candidate.result.settings.get("max_unjudged") is not None, []
     for task in tasks:
         known = {s.metric: s for s in baseline.result.scores if s.task == task}
         if metric not in known:
@@ -83,14 +96,17 @@ def _measure(
                 f"gate {gate.name}: no such metric", got=metric, expected=", ".join(sorted(known))
             )
         scores.append(known[metric])
-        own = observations(pairs[task], metric)
+        own = observations(pairs[task], metric, judged=judged)
         for run, values in ((candidate, own.candidate), (baseline, own.baseline)):
             check_mean(run, task, metric, values)
     if len({score.higher_is_better for score in scores}) > 1:
         raise UserError(
             f"gate {gate.name}: metrics of opposite direction", got=metric, expected="one direction"
         )
-    found = observations((pair for task in tasks for pair in pairs[task]), metric, scores[0].higher_is_better)
+    pooled = (pair for task in tasks for pair in pairs[task])
+    found = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
+    if not found.candidate:
+        raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
     return paired(*found, alpha, _SEED), metric, scores
 
 
@@ -101,6 +117,22 @@ def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
             f"gate {gate.name}: which metric", got="none named", expected=f"metric: one of {', '.join(main)}"
         )
     return main[0]
+
+
+def _judged_enough(made: Verdict, own: list[Pair], result: SuiteResult) -> Verdict:
+    """The verdict, or UNDECIDED where more comparisons than stated have no judgement.
+
+    Who is judged may depend on who would win: beyond a small share the rest proves nothing.
+    """
+    limit = result.settings.get("max_unjudged")
+    missing = sum(unjudged(pair, made.metric) for pair in own)
+    if limit is None or not missing:
+        return made
+    note = f"{missing} of {len(own)} comparisons have no judgement"
+    if missing <= limit * len(own):
+        return dataclasses.replace(made, notes=(*made.notes, note))
+    note += f", more than the share of {limit:g} that is accepted"
+    return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, note))
 
 
 def judge(found: Paired, p_holm: float, margin: float, alpha: float) -> str:
@@ -121,6 +153,11 @@ def _verdict(
         notes.append("all items share one cluster: nothing can be inferred")
     elif found.clusters < min(found.n, FEW_CLUSTERS):
         notes.append(f"only {found.clusters} clusters: error rates are approximate")
+    if gate.superior:
+        better = "lies" if verdict == KEPT else "does not lie"
+        notes.append(f"KEPT asks for superiority: the interval {better} above 0")
+    elif found.low > 0:
+        notes.append("better than the baseline: the interval lies above 0")
     if gate.items is not None and items < gate.items:
         notes.append(f"{items} items, planned for {gate.items}")
     if all(score.normalised == 0.0 for score in scores):
@@ -143,7 +180,7 @@ def _verdict(
 
 def needed(found: Paired, items: int, margin: float, file: GateFile) -> int | None:
     """Documents that would decide with probability 0.8 if everything stayed as measured."""
-    if found.method == NO_TEST:
+    if found.method == NO_TEST or (margin == 0 and found.difference == 0):
         return None
     count = items_to_decide(found, margin, file.alpha, len(file.gates))
     return max(items + 1, math.ceil(count * items / found.n))
@@ -154,6 +191,8 @@ def _flips(gate: str, pairs: list[Pair], metric: str, higher_is_better: bool, mo
     lost: list[Flip] = []
     gained: list[Flip] = []
     for pair in pairs:
+        if unjudged(pair, metric):
+            continue
         ours, theirs = (item_value(item, metric) for item in pair)
         if ours == theirs:
             continue

@@ -24,6 +24,7 @@ class Gate:
     `margin` is the largest acceptable drop, in the metric's unit. `items`, `discordance` (share of items that
     two equally good models answer differently; for `graded` scores the mean squared difference) and
     `design_effect` (items per independent item, at least 1) are for the power that `validate` computes.
+    `superior`: the candidate must be better, the margin is 0.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Gate:
     discordance: float | None = None
     design_effect: float = 1.0
     graded: bool = False
+    superior: bool = False
 
     def select(self, known: list[str]) -> list[str]:
         """Names among `known` that the gate covers, in their order.
@@ -141,9 +143,10 @@ def _parse_gate(name: str, raw: dict[str, Any]) -> Gate:
     metric = raw.get("metric")
     if metric is not None and not (isinstance(metric, str) and "," in metric):
         raise UserError(f"gate {name}: metric", got=metric, expected='"name,filter", e.g. "acc,none"')
-    for key in ("blocking", "graded"):
+    for key in ("blocking", "graded", "superior"):
         if not isinstance(raw.get(key, True), bool):
             raise UserError(f"gate {name}: {key}", got=raw[key], expected="true or false")
+    superior = raw.get("superior", False)
     items = raw.get("items")
     if items is not None and (isinstance(items, bool) or not isinstance(items, int) or items < 1):
         raise UserError(f"gate {name}: items", got=items, expected="a positive integer")
@@ -152,12 +155,13 @@ def _parse_gate(name: str, raw: dict[str, Any]) -> Gate:
         name=name,
         tasks=tuple(tasks),
         metric=metric,
-        margin=_number(raw.get("margin", MARGIN), f"gate {name}: margin", 0, 1),
+        margin=0.0 if superior else _number(raw.get("margin", MARGIN), f"gate {name}: margin", 0, 1),
         blocking=raw.get("blocking", True),
         items=items,
         discordance=None if share is None else _number(share, f"gate {name}: discordance", 0, 1.000001),
         design_effect=_number(raw.get("design_effect", 1.0), f"gate {name}: design_effect", 0.999999, 1e6),
         graded=raw.get("graded", False),
+        superior=superior,
     )
 
 
@@ -193,6 +197,9 @@ def check_power(file: GateFile, counts: dict[str, int] | None, allow_low: bool) 
     """
     lines = []
     for gate in file.gates:
+        if gate.superior:
+            lines.append(f"{gate.name}: superiority; its power depends on how much better the candidate is")
+            continue
         items = gate.items
         if counts is not None:
             items = sum(counts[task] for task in gate.select(list(counts)))

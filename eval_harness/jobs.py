@@ -16,8 +16,8 @@ CANDIDATE, BASELINE = "candidate", "baseline"
 class Job:
     """One model on one preset.
 
-    `cache` None: nothing is kept for a later run; `work` holds prepared data. `opponent` is the candidate's
-    baseline, None for the baseline itself. `options` are the suite's own, from the command line.
+    `cache` None: nothing is kept for a later run; `work` holds prepared data. `opponent` is the other
+    model of the run, None where there is none. `options` are the suite's own, from the command line.
     """
 
     preset: Any

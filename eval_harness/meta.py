@@ -9,7 +9,7 @@ from typing import NamedTuple
 from eval_harness.errors import UserError
 from eval_harness.rated import Rated, read_rated
 from eval_harness.scoring.cases import Case, Metric, Scorer, checked_cases
-from eval_harness.stats.agreement import Agreement, Interval, agreement
+from eval_harness.stats.label_agreement import Agreement, Interval, agreement
 
 
 class Row(NamedTuple):

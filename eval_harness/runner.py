@@ -136,7 +136,7 @@ def _job(request: Request, preset: Any, ref: ModelRef, role: str, work: Path) ->
         request.mapping,
         request.punkt_standin,
         role,
-        request.baseline if role == CANDIDATE else None,
+        request.baseline if role == CANDIDATE else request.model,
         request.extra,
     )
 

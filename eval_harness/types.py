@@ -32,7 +32,8 @@ class Score:
     scale, clipped at 0 below chance, and None where no normalisation is defined. `stderr` is lm-eval's
     standard error of
     the mean over `n` items, None where lm-eval gives none. `metric` carries the filter:
-    `exact_match,strict-match`.
+    `exact_match,strict-match`. `low` and `high` are the ends of a two-sided 95 % interval where the suite
+    gives one.
     """
 
     task: str
@@ -46,6 +47,8 @@ class Score:
     shots: int = 0
     comparable: bool = True
     notes: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
@@ -62,10 +65,10 @@ class ItemRecord:
     """One document of one task, as answered by one model; two runs are paired on (task, doc_id, prompt_hash).
 
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
-    `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1. `outputs` are the raw
-    answers: generated texts, or [log-probability in nats, is greedy] per choice; `choices` are then the texts
-    scored, in the same order. `evidence` maps a metric to the [document sentence, summary sentence,
-    score] that speak most against the answer, worst first.
+    `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1; None is an item that
+    no judge has judged. `outputs` are the raw answers: generated texts, or [log-probability in nats, is
+    greedy] per choice; `choices` are then the texts scored, in the same order. `evidence` maps a
+    metric to the [document sentence, summary sentence, score] that speak most against the answer.
     """
 
     task: str
@@ -120,7 +123,7 @@ class SuiteResult:
 
     `key` is the content key of the whole run: equal keys mean the same model, prompts and settings. `counts`
     holds `items`, `requests`, `reused` (answers found in the store) and `computed` (answers asked of the
-    model).
+    model). `facts` are (name, text) pairs that a report shows beside the gates.
     """
 
     suite: str
@@ -138,6 +141,7 @@ class SuiteResult:
     notes: tuple[str, ...] = ()
     started: str = ""
     seconds: float = 0.0
+    facts: tuple[tuple[str, str], ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def score(self, task: str, metric: str) -> Score:
@@ -151,7 +155,10 @@ class SuiteResult:
         """Return a JSON-ready object."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain.update(
-            model=self.model.to_json(), scores=[s.to_json() for s in self.scores], notes=list(self.notes)
+            model=self.model.to_json(),
+            scores=[s.to_json() for s in self.scores],
+            notes=list(self.notes),
+            facts=[list(fact) for fact in self.facts],
         )
         return plain
 
@@ -168,4 +175,5 @@ class SuiteResult:
         plain["model"] = ModelIdentity.from_json(plain.get("model", {}))
         plain["scores"] = tuple(Score.from_json(s) for s in plain.get("scores", ()))
         plain["notes"] = tuple(plain.get("notes", ()))
+        plain["facts"] = tuple((name, text) for name, text in plain.get("facts", ()))
         return build(cls, plain)

@@ -87,7 +87,8 @@ class Decision:
     """The whole decision: REGRESSED if a blocking gate is, else UNDECIDED if one is, else KEPT.
 
     `undecided` is what UNDECIDED means to the caller: `exit` (code 3), `pass` (0) or `fail` (1). `flips` is a
-    selection; the counts of lost and gained observations in each verdict are complete.
+    selection; the counts of lost and gained observations in each verdict are complete. `facts` are the
+    candidate's, name and text.
     """
 
     verdict: str
@@ -102,6 +103,7 @@ class Decision:
     flips: tuple[Flip, ...] = ()
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -128,6 +130,7 @@ class Decision:
             given["gates"] = tuple(Verdict.from_json(gate) for gate in data["gates"])
             given["flips"] = tuple(Flip.from_json(flip) for flip in data["flips"])
             given["notes"] = tuple(data["notes"])
+            given["facts"] = tuple((name, text) for name, text in data.get("facts", ()))
         except KeyError as error:
             raise ValueError(f"Decision: missing key {error}") from error
         return build(cls, given)

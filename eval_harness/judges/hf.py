@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eval_harness import engines
 from eval_harness.checkpoint import chat_template, identity, resolve
 from eval_harness.errors import UserError
-from eval_harness.generation.hf import load_causal
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import UNPARSABLE, Answer, Cost, Question
@@ -30,6 +29,7 @@ class HFJudge:
     batch_size: int = 8
     dtype: str = "auto"
     device: str = "auto"
+    order_free: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raise UserError without a template."""
@@ -62,6 +62,8 @@ class HFJudge:
         settings = Settings(dtype=self.dtype, device=engines.resolve_device(self.device))
         with engines.loading():
             import transformers
+
+            from eval_harness.generation.hf import load_causal
 
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer))
             model = load_causal(ref, settings)

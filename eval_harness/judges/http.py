@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from eval_harness.checkpoint import sha
 from eval_harness.errors import UserError
@@ -40,6 +40,7 @@ class HTTPJudge:
     backoff: float = 1.0
     price_in: float | None = None
     price_out: float | None = None
+    order_free: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raise UserError for options that cannot work."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eval_harness.errors import UserError, first_line
 from eval_harness.judges.registry import register_judge
@@ -53,6 +53,7 @@ class LengthJudge(_Scorer):
 
     template: Template | None = None
     shorter: bool = False
+    order_free: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -78,6 +79,7 @@ class WordJudge(_Scorer):
 
     template: Template | None
     file: str
+    order_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Read the weights. Raises UserError: unreadable, or not words and numbers."""
@@ -118,6 +120,7 @@ class FunctionJudge(_Scorer):
 
     template: Template | None
     function: str
+    order_free: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Load the function. Raises UserError where there is none."""

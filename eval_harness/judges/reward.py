@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from eval_harness import engines
 from eval_harness.checkpoint import chat_template, identity, resolve
@@ -33,6 +33,7 @@ class RewardJudge:
     batch_size: int = 8
     dtype: str = "auto"
     device: str = "auto"
+    order_free: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

@@ -44,9 +44,18 @@ class Cost(NamedTuple):
 
 
 class Judge(Protocol):
-    """Who answers. An answer arrives as soon as it is there, in any order, with its question's place."""
+    """Who answers. An answer arrives as soon as it is there, in any order, with its question's place.
 
-    label: str
+    `label` is a name for reports. `order_free`: the order of two texts cannot matter to it.
+    """
+
+    @property
+    def label(self) -> str:
+        """A name for reports, without secrets."""
+
+    @property
+    def order_free(self) -> bool:
+        """Whether the order of two texts cannot matter."""
 
     def settings(self) -> dict[str, Any]:
         """All that can change an answer, JSON-ready, without secrets: part of the cache's key."""

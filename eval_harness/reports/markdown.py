@@ -32,6 +32,7 @@ def render(decision: Decision) -> str:
     for gate in decision.gates:
         remarks = [*wording.remarks(gate), wording.tests(gate)]
         lines.append(f"- **{_cell(gate.name)}**: {_cell('; '.join(remarks))}")
+    lines += [f"- {_cell(name)}: {_cell(text)}" for name, text in decision.facts]
     lines += [f"- Note: {_cell(note)}" for note in decision.notes]
     for gate in decision.gates:
         shown = [f for f in decision.flips if f.gate == gate.name][:_SHOWN]

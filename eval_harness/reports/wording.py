@@ -76,7 +76,8 @@ def table(decision: Decision) -> str:
         lines[number] += f"\n    {detail}"
     models = f"{decision.candidate.label} against {decision.baseline.label}"
     first = f"{decision.verdict}  {models}: {headline(decision)}"
-    return "\n".join([first, *lines, *(f"note: {note}" for note in decision.notes)])
+    measured = (f"{name}: {text}" for name, text in decision.facts)
+    return "\n".join([first, *lines, *measured, *(f"note: {note}" for note in decision.notes)])
 
 
 def tests(gate: Verdict) -> str:

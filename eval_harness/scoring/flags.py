@@ -13,7 +13,7 @@ from eval_harness.scoring.catalog import Wanted, build_scorer
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_flags(sub: argparse.ArgumentParser) -> None:
+def add_flags(sub: Any) -> None:
     """Add the options of scorers and of the machine their models run on."""
     sub.add_argument(
         "--scorer-option",
@@ -26,12 +26,22 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-tokens", type=int, default=8192, help="rows x longest row of a scorer's batch")
 
 
+def add_summaries(sub: argparse.ArgumentParser) -> None:
+    """Add the options of the faithfulness suite."""
+    group: Any = sub.add_argument_group("faithfulness")
+    group.add_argument("--documents", type=Path, help="JSON Lines of document, perhaps reference and id")
+    group.add_argument("--scorers", help="names joined by commas instead of the preset's")
+    add_flags(group)
+
+
 def options_from(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as plain values."""
     return {
         "scorer_option": list(args.scorer_option),
         "scorer_dtype": args.scorer_dtype,
         "batch_tokens": args.batch_tokens,
+        "documents": getattr(args, "documents", None),
+        "scorers": getattr(args, "scorers", None),
     }
 
 

@@ -107,6 +107,8 @@ def prepare(job: Job) -> ReasoningPlan:
 
 def check_model(job: Job) -> ModelIdentity:
     """Check that the model is whole (or answers) and hash it."""
+    if job.ref.kind == "outputs":
+        raise UserError("a file of texts is no model", got=job.ref.path, expected="a folder or an address")
     preflight.check_backend(job.settings)
     if job.ref.kind == "endpoint":
         model_checks.check_endpoint(job.ref, job.settings, cached=job.cache is not None)

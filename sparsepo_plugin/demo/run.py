@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from sparsepo_plugin import checkpoint, metrics
 from sparsepo_plugin.adapters.run_log import METRICS_FILE
-from sparsepo_plugin.demo import choices, language, tiny
+from sparsepo_plugin.demo import choices, duel, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
@@ -95,6 +95,7 @@ def _prepare(out: Path, seed: int) -> Paths:
     language.write_jsonl(pairs[TRAIN_PAIRS:], paths.held_out)
     # For the evaluation that `make demo` runs after this: what the supervised start can do should be kept.
     choices.write_choice_tasks(out / "capability", CHOICE_ITEMS, seed + 2)
+    duel.write_duel(out / "win_rate", pairs[TRAIN_PAIRS:])
     return paths
 
 

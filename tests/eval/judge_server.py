@@ -28,7 +28,7 @@ def texts(body):
 class Judge:
     """A server; `plan(number of the question, in order of arrival)` names its misbehaviours in turn."""
 
-    def __init__(self, say, plan=lambda number: (), chance=None, hold=1.5, text=None):
+    def __init__(self, say, plan=lambda number: (), chance=None, hold=3.0, text=None):
         self.say, self.plan, self.chance, self.hold, self.text = say, plan, chance, hold, text
         self.tries, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.numbers, self.lock, self.after = {}, threading.Lock(), "0.01"
@@ -46,6 +46,7 @@ class Judge:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128
 
             def handle_error(self, *_):
                 """A client that gave up is no news."""

@@ -30,7 +30,7 @@ def pair(number, good_first):
 
 
 def http(judge, template=HELPFUL, **options):
-    fast = {"timeout": 0.4, "retries": 3, "backoff": 0.01, "concurrency": 8}
+    fast = {"timeout": 2.0, "retries": 3, "backoff": 0.01, "concurrency": 8}
     return build_judge("http", {"url": judge.url, "model": "m", **fast, **options}, template)
 
 

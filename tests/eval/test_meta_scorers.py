@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from eval_harness.cli import main
-from eval_harness.stats.agreement import agreement
+from eval_harness.stats.label_agreement import agreement
 
 from .conftest import REPO
 
@@ -52,7 +52,7 @@ def test_values_against_scipy_and_by_hand(seed):
 
 def test_a_draw_equals_the_statistics_of_the_drawn_rows():
     """The weighted formulas of a bootstrap draw against the rows written out."""
-    from eval_harness.stats import agreement as module
+    from eval_harness.stats import label_agreement as module
 
     scores, labels, graded, _ = rows_of(9)
     counts = np.random.default_rng(1).integers(0, 4, len(scores))

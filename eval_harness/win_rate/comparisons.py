@@ -1,0 +1,114 @@
+"""Pairs of texts to questions in both orders, and their answers to shares of a win."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE, Answer, Question
+
+METRIC = "win_rate,both_orders"
+
+
+class Comparison(NamedTuple):
+    """Two texts to one prompt; `task` and `doc_id` are those of the item."""
+
+    task: str
+    doc_id: int
+    prompt: str
+    candidate: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The share of the win that goes to the candidate, in [0, 1]; None without two judgements.
+
+    `orders` are the values as given: with the candidate's text first, and second; None where not judged.
+    """
+
+    share: float | None
+    orders: tuple[float | None, float | None]
+    statuses: tuple[str, str]
+
+    @property
+    def biased(self) -> bool:
+        """Whether the judge preferred the same place in both orders."""
+        first, second = self.orders
+        if first is None or second is None:
+            return False
+        return (first > 0.5 and second > 0.5) or (first < 0.5 and second < 0.5)
+
+
+TIE = Judgement(0.5, (0.5, 0.5), (JUDGED, JUDGED))
+
+
+def questions(comparisons: Sequence[Comparison]) -> list[Question]:
+    """Two questions per comparison, the candidate's text first, then second; equal texts are not asked."""
+    found = []
+    for pair in comparisons:
+        if pair.candidate != pair.baseline:
+            for first, second in ((pair.candidate, pair.baseline), (pair.baseline, pair.candidate)):
+                found.append(Question({"prompt": pair.prompt, "first": first, "second": second}))
+    return found
+
+
+def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> list[Judgement]:
+    """Answers to `questions(comparisons)` put together: both orders count alike, equal texts are a tie.
+
+    A comparison with a failed or unreadable answer in either order has no share: one order alone would carry
+    the judge's bias for a place, and a failure must never be a win.
+    """
+    rest, found = iter(answers), []
+    for pair in comparisons:
+        if pair.candidate == pair.baseline:
+            found.append(TIE)
+            continue
+        one, two = next(rest), next(rest)
+        share = None
+        if one.value is not None and two.value is not None:
+            share = (one.value + 1 - two.value) / 2
+        found.append(Judgement(share, (one.value, two.value), (one.status, two.status)))
+    return found
+
+
+class Tally(NamedTuple):
+    """Counts of comparisons, but for `unparsable` and `failed`, which count single answers.
+
+    `position_bias` is the share of comparisons judged in both orders in which the judge preferred the same
+    place twice; `first_place` the mean share that went to the first text.
+    """
+
+    comparisons: int
+    judged: int
+    wins: int
+    ties: int
+    losses: int
+    identical: int
+    answers: int
+    unparsable: int
+    failed: int
+    position_bias: float
+    first_place: float
+
+
+def tally(comparisons: Sequence[Comparison], found: Sequence[Judgement]) -> Tally:
+    """Count."""
+    shares = [j.share for j in found if j.share is not None]
+    asked = [j for pair, j in zip(comparisons, found, strict=True) if pair.candidate != pair.baseline]
+    both = [j for j in asked if j.share is not None]
+    statuses = Counter(status for j in asked for status in j.statuses)
+    places = [value for j in asked for value in j.orders if value is not None]
+    return Tally(
+        len(found),
+        len(shares),
+        sum(s > 0.5 for s in shares),
+        sum(s == 0.5 for s in shares),
+        sum(s < 0.5 for s in shares),
+        len(found) - len(asked),
+        2 * len(asked),
+        statuses[UNPARSABLE],
+        statuses[FAILED],
+        sum(j.biased for j in both) / len(both) if both else 0.0,
+        sum(places) / len(places) if places else 0.5,
+    )

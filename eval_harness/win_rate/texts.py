@@ -1,0 +1,138 @@
+"""Where the texts of a model come from: it writes them, or a file holds them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from eval_harness.checkpoint import ModelRef, sha
+from eval_harness.errors import UserError
+from eval_harness.generation import Sampling, generate, plan_generation
+from eval_harness.generation.run import Generation
+from eval_harness.generation.types import Sample, Written
+from eval_harness.rows import read_outputs
+from eval_harness.settings import Settings
+from eval_harness.store import AnswerStore
+from eval_harness.types import ModelIdentity
+from eval_harness.win_rate.preset import WinRatePreset, task_name
+
+FILE = "outputs"  # kind of a ModelRef
+
+
+class Slot(NamedTuple):
+    """One text of a run: place of its prompt, temperature and number of the sample (0, 0 in files)."""
+
+    task: str
+    doc_id: int
+    prompt: int
+    temperature: float
+    number: int
+
+
+class Source(Protocol):
+    """The texts of one model."""
+
+    model: ModelIdentity
+
+    def digest(self) -> str:
+        """Equal for equal texts: by content, or by all that they will depend on."""
+
+    def known(self, slots: Sequence[Slot], store: AnswerStore | None) -> list[str | None]:
+        """Texts that are there already; nothing is generated."""
+
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
+        """All texts, without white space at the ends."""
+
+
+def slots_of(preset: WinRatePreset, prompts: int, files_only: bool) -> list[Slot]:
+    """What is compared, task by task: with two files one text per prompt, else one per sample."""
+    if files_only:
+        return [Slot(preset.task, place, place, 0.0, 0) for place in range(prompts)]
+    found = []
+    for temperature in preset.sampling.temperatures:
+        # At temperature 0 all samples are equal: one says it all.
+        samples = 1 if temperature == 0 else preset.sampling.samples
+        task = task_name(preset.task, temperature)
+        found += [
+            Slot(task, place * samples + number, place, temperature, number)
+            for place in range(prompts)
+            for number in range(samples)
+        ]
+    return found
+
+
+class FileTexts:
+    """Texts of a file, by prompt."""
+
+    def __init__(self, path: Path, prompts: Sequence[str]) -> None:
+        """Read the file. Raises UserError: a prompt without a text."""
+        outputs = read_outputs(path)
+        missing = [prompt for prompt in prompts if prompt.strip() not in outputs]
+        if missing:
+            raise UserError(
+                f"{path.name} lacks texts",
+                got=f"none for {len(missing)} of {len(prompts)} prompts, e.g. {missing[0][:60]!r}",
+                expected="a text for every prompt",
+                remedy="--limit N, or another --prompts",
+            )
+        self._texts = [outputs[prompt.strip()] for prompt in prompts]
+        content = sha(json.dumps(self._texts))
+        self.model = ModelIdentity(FILE, _stem(path), content, "none")
+
+    def digest(self) -> str:
+        """Of the texts."""
+        return self.model.weights
+
+    def known(self, slots: Sequence[Slot], store: AnswerStore | None) -> list[str | None]:
+        """All of them."""
+        return [self._texts[slot.prompt] for slot in slots]
+
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
+        """All of them; no counts."""
+        return [self._texts[slot.prompt] for slot in slots]
+
+
+class WrittenTexts:
+    """Texts that a model writes."""
+
+    def __init__(self, plan: Generation) -> None:
+        """Bind a checked plan."""
+        self.plan, self.model = plan, plan.model
+
+    def digest(self) -> str:
+        """Of the keys under which the texts will lie."""
+        return sha(json.dumps([draw.key for _, _, _, draw in self.plan.draws]))
+
+    def known(self, slots: Sequence[Slot], store: AnswerStore | None) -> list[str | None]:
+        """Texts in the store."""
+        draws = {(place, t, number): draw.key for place, t, number, draw in self.plan.draws}
+        keys = [draws[slot.prompt, slot.temperature, slot.number] for slot in slots]
+        held = store.read(set(keys)) if store else {}
+        return [Written(*held[key]).text.strip() if key in held else None for key in keys]
+
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
+        """Generate what is missing."""
+        samples: dict[tuple[int, float, int], Sample] = {
+            (s.prompt, s.temperature, s.number): s for s in generate(self.plan, store, counts)
+        }
+        return [samples[slot.prompt, slot.temperature, slot.number].text.strip() for slot in slots]
+
+
+def source_of(
+    ref: ModelRef, preset: WinRatePreset, prompts: Sequence[str], sampling: Sampling, settings: Settings
+) -> Source:
+    """The texts of a model reference. Raises UserError as `plan_generation` and `read_outputs`."""
+    if ref.kind == FILE:
+        assert ref.path is not None  # by construction in resolve
+        return FileTexts(ref.path, prompts)
+    shown = [preset.format.replace("{prompt}", prompt) for prompt in prompts]
+    return WrittenTexts(plan_generation(ref, shown, sampling, settings))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+
+
+def is_file(ref: ModelRef | None) -> bool:
+    """Whether a reference is a file of texts."""
+    return ref is not None and ref.kind == FILE
