@@ -145,7 +145,7 @@ def texts(count, seed=0):
     ]
 
 
-def train_nli(folder, steps=450, seed=0, width=64):
+def train_nli(folder, steps=380, seed=0, width=64):
     """An NLI classifier that has learned the facts above: same fact, other place, other person."""
     import torch
     from transformers import BertForSequenceClassification
