@@ -186,5 +186,6 @@ def _example(rng):
     if kind == 1:
         who = premise.split()[0]
         other = rng.choice([name for name in NAMES if name != who])
-        return premise, f"{other} {fact(rng).split(' ', 1)[1]}", 1
+        rest = rng.choice([fact(rng), premise, swapped(premise, rng)])
+        return premise, f"{other} {rest.split(' ', 1)[1]}", 1
     return premise, swapped(premise, rng), 2

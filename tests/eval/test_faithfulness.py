@@ -115,7 +115,7 @@ def test_swapped_facts_regress_and_the_same_model_is_kept(nli, run, tmp_path, ca
     assert main(["gate", str(tmp_path / "same"), "--gates", str(tmp_path / "gates.yaml")]) == 0
     assert "the same model" in capsys.readouterr().out
     items = read_items(tmp_path / "same")
-    assert read_result(tmp_path / "same").score("summaries_t0.7", "summac_zs,none").value > 0.9
+    assert read_result(tmp_path / "same").score("summaries_t0.7", "summac_zs,none").value > 0.7
     assert all(value == 1.0 for item in items for value in item.metrics["entity_overlap,none"])
 
 
