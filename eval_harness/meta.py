@@ -95,7 +95,7 @@ def _short(value: object) -> str:
 def _agreement(metric: Metric, values: list[float], rows: list[Rated], seed: int, draws: int) -> Agreement:
     sign = 1.0 if metric.higher_is_better else -1.0
     try:
-        return agreement(
+        found = agreement(
             [sign * value for value in values],
             [row.label for row in rows],
             [row.score for row in rows],
@@ -104,6 +104,8 @@ def _agreement(metric: Metric, values: list[float], rows: list[Rated], seed: int
             seed,
             draws,
         )
+        # Back in the metric's own unit; adding 0 makes -0 a 0.
+        return found._replace(at=sign * found.at + 0.0, threshold=metric.threshold)
     except ValueError as error:
         raise UserError(
             f"agreement of {metric.name}", got=error, expected="faithful and unfaithful summaries"
