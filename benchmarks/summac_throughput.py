@@ -1,11 +1,11 @@
 """SummaC-ZS against one sentence pair at a time: the same pairs, model and run, ratio of speeds.
 
 The peer asks every pair in its own forward pass, as a loop over sentences does. Ours asks equal pairs once,
-in batches of like length. Documents and summaries are generated: sentences of 5 to 40 words, summaries of three
-sentences; the samples of a document share sentences, as samples from a narrow nucleus do (a share --shared of
-them comes from the same three). Both are timed alternately, in processor seconds, so that other work on the
-machine counts little. Prints one JSON row per model size: the ratio on distinct pairs alone (batches), and on
-all pairs (batches, and asking once). Fails when a probability differs.
+in batches of like length. Documents and summaries are generated: sentences of 5 to 40 words, summaries of
+three sentences. The samples of a document share sentences, as samples from a narrow nucleus do: a share
+--shared of them comes from the same three. Both are timed alternately, in processor seconds, so that other
+work on the machine counts little. Prints one JSON row per model size: the ratio on distinct pairs alone
+(batches), and on all pairs (batches, and asking once). Fails when a probability differs.
 
     python benchmarks/summac_throughput.py --threads 1
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+import eval_harness.scorers  # noqa: F401 - registers them
 from eval_harness.scoring.cases import Case, Device
 from eval_harness.scoring.catalog import Wanted, build_scorer
 from eval_harness.scoring.pairs import PairClassifier, pair_classifier

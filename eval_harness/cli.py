@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness import judge_cli, meta_cli, verdict_cli
+from eval_harness import scorer_flags as flags
 from eval_harness.checkpoint import resolve
 from eval_harness.cli_values import pairs
 from eval_harness.data import load_mapping
@@ -19,8 +20,6 @@ from eval_harness.errors import UserError
 from eval_harness.presets import preset_names
 from eval_harness.registry import names
 from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
-from eval_harness.scoring import flags
-from eval_harness.scoring.catalog import scorer_lines
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
 
@@ -205,7 +204,7 @@ def dispatch(argv: list[str] | None) -> int:
     elif args.command == "ls" and args.judges:
         judge_cli.list_judges()
     elif args.command == "ls" and args.scorers:
-        print("\n".join(scorer_lines()))
+        print("\n".join(flags.scorer_lines()))
     elif args.command == "ls":
         _ls(args.tasks)
     elif args.command == "meta":

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eval_harness import scorer_flags as flags
 from eval_harness.checkpoint import identity, resolve
 from eval_harness.errors import UserError
-from eval_harness.scoring import flags
 from eval_harness.scoring.cases import Scorer
 from eval_harness.scoring.catalog import Wanted
 

@@ -30,9 +30,7 @@ def register_scorer(name: str) -> Callable[[S], S]:
 
 
 def scorer_names() -> list[str]:
-    """Names of all scorers, sorted."""
-    import eval_harness.scorers  # noqa: F401 - registers them
-
+    """Names of all registered scorers, sorted; importing `eval_harness.scorers` registers ours."""
     return sorted(_SCORERS)
 
 
@@ -94,14 +92,3 @@ def digest(scorer: Scorer) -> str:
     dtype = scorer.run_on.dtype if models else None
     text = json.dumps([scorer.name, options, models, dtype], sort_keys=True)
     return sha(text)[:16]
-
-
-def scorer_lines() -> list[str]:
-    """Every scorer with its description, metrics and options with their defaults."""
-    lines = []
-    for name in scorer_names():
-        cls = scorer_class(name)
-        lines.append(f"{name}  {(cls.__doc__ or '').splitlines()[0]}")
-        lines.append(f"  metrics  {', '.join(metric.name for metric in cls.metrics)}")
-        lines += [f"  option   {key}={default}" for key, (_, default) in option_fields(cls).items()]
-    return lines

@@ -18,9 +18,9 @@ from eval_harness.generation.run import Generation
 from eval_harness.jobs import Job
 from eval_harness.output import check_space, read_items, read_result, write_run
 from eval_harness.registry import register_suite
+from eval_harness.scorer_flags import build_scorers, split_names
 from eval_harness.scoring.cases import Case, Graded, Scorer, checked_cases
 from eval_harness.scoring.catalog import Wanted, digest
-from eval_harness.scoring.flags import build_scorers, split_names
 from eval_harness.settings import environment, namespace, versions
 from eval_harness.store import AnswerStore, entry_key
 from eval_harness.summaries.documents import Document, read_documents

@@ -271,6 +271,7 @@ def test_bad_presets(old, new, text, run, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["summaries", "summaries-nli", "summaries-paper"])
 def test_shipped_presets_parse_and_name_scorers(name):
+    import eval_harness.scorers  # noqa: F401 - registers them
     from eval_harness.runner import load_suite_preset
     from eval_harness.scoring.cases import Device
     from eval_harness.scoring.catalog import build_scorer

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import eval_harness.scorers  # noqa: F401 - registers them
 from eval_harness.cli import main
 from eval_harness.errors import UserError
 from eval_harness.scoring.cases import Case, Device

@@ -2,6 +2,7 @@
 
 import pytest
 
+import eval_harness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
 from eval_harness.scoring.cases import Case, Device, checked_cases
 from eval_harness.scoring.catalog import (

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+import eval_harness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
 from eval_harness.scoring.cases import Case, Device
 from eval_harness.scoring.catalog import Wanted, build_scorer, digest

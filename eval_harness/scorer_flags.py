@@ -8,7 +8,13 @@ from typing import Any
 from eval_harness.cli_values import pairs
 from eval_harness.errors import UserError
 from eval_harness.scoring.cases import Device, Scorer
-from eval_harness.scoring.catalog import Wanted, build_scorer
+from eval_harness.scoring.catalog import (
+    Wanted,
+    build_scorer,
+    option_fields,
+    scorer_class,
+    scorer_names,
+)
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,6 +65,8 @@ def build_scorers(
     Raises:
       UserError: unknown names or options, values of another type.
     """
+    import eval_harness.scorers  # noqa: F401 - registers them
+
     batch_tokens = options.get("batch_tokens", 8192)
     if batch_tokens < 1:
         raise UserError("--batch-tokens", got=batch_tokens, expected="an integer of at least 1")
@@ -86,3 +94,16 @@ def split_options(items: list[str], names: list[str]) -> dict[str, dict[str, Any
 def split_names(text: str) -> list[str]:
     """Names joined by commas."""
     return [name.strip() for name in text.split(",")]
+
+
+def scorer_lines() -> list[str]:
+    """Every scorer with its description, metrics and options with their defaults."""
+    import eval_harness.scorers  # noqa: F401 - registers them
+
+    lines = []
+    for name in scorer_names():
+        cls = scorer_class(name)
+        lines.append(f"{name}  {(cls.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  metrics  {', '.join(metric.name for metric in cls.metrics)}")
+        lines += [f"  option   {key}={default}" for key, (_, default) in option_fields(cls).items()]
+    return lines
