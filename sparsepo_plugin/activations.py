@@ -73,7 +73,7 @@ def find_sites(model: nn.Module, groups: Iterable[str] = GROUPS) -> list[Site]:
       UserError: the model has no such structure.
     """
     paths = {module: name for name, module in model.named_modules()}
-    stack = _block_stack(model)
+    stack = block_stack(model)
     sites: list[Site] = []
     wanted = set(groups)
     if "resid" in wanted:
@@ -90,7 +90,7 @@ def find_sites(model: nn.Module, groups: Iterable[str] = GROUPS) -> list[Site]:
     return sites
 
 
-def _block_stack(model: nn.Module) -> nn.ModuleList:
+def block_stack(model: nn.Module) -> nn.ModuleList:
     """The list of blocks: of all lists whose members hold an attention, the one with most parameters."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     stacks = [

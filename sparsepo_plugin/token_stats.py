@@ -6,7 +6,7 @@ no vocabulary-sized tensor besides the logits themselves and their gradient is e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,20 +44,58 @@ def token_stats(
     targets = labels[:, 1:]
     response_mask = targets != IGNORE_INDEX
     rows, positions = response_mask.nonzero(as_tuple=True)
-    values = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
-        policy_logits,
-        None if reference_logits is None else reference_logits.detach(),
-        rows * labels.shape[1] + positions,
-        targets[rows, positions],
-        with_kl,
+    index = rows * labels.shape[1] + positions
+    reference = None if reference_logits is None else reference_logits.flatten(0, 1)
+    found = statistics_at(
+        policy_logits.flatten(0, 1), reference, index, index, targets[rows, positions], with_kl=with_kl
     )
+    return spread(found, response_mask)
 
-    def spread(value: Tensor | None) -> Tensor | None:
+
+class TokenValues(NamedTuple):
+    """Statistics of single tokens, each [n], nats; None where nothing was asked for."""
+
+    policy_logps: Tensor
+    reference_logps: Tensor | None
+    token_kl: Tensor | None
+
+
+def statistics_at(
+    policy_logits: Tensor,
+    reference_logits: Tensor | None,
+    policy_index: Tensor,
+    reference_index: Tensor,
+    targets: Tensor,
+    *,
+    with_kl: bool,
+) -> TokenValues:
+    """Statistics of chosen rows of two tables of logits.
+
+    Args:
+      policy_logits: [tokens, vocab], any float dtype.
+      reference_logits: [other tokens, vocab], or None. Never receives a gradient.
+      policy_index: rows of the policy's table, [n]; a row may stand there more than once.
+      reference_index: rows of the reference's table, [n].
+      targets: token ids, [n].
+      with_kl: compute the token KL.
+    """
+    reference = None if reference_logits is None else reference_logits.detach()
+    values = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
+        policy_logits, reference, policy_index, reference_index, targets, with_kl
+    )
+    return TokenValues(*values)
+
+
+def spread(values: TokenValues, response_mask: Tensor) -> TokenStats:
+    """Statistics of the true places of a mask, in row order, as [rows, seq - 1]; 0 elsewhere."""
+    rows, positions = response_mask.nonzero(as_tuple=True)
+
+    def place(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        return value.new_zeros(targets.shape).index_put((rows, positions), value)
+        return value.new_zeros(response_mask.shape).index_put((rows, positions), value)
 
-    policy_logps, reference_logps, token_kl = (spread(value) for value in values)
+    policy_logps, reference_logps, token_kl = (place(value) for value in values)
     assert policy_logps is not None
     return TokenStats(policy_logps, reference_logps, token_kl, response_mask)
 
@@ -115,26 +153,26 @@ class _TokenStatistics(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        policy_logits: Tensor,
-        reference_logits: Tensor | None,
+        policy: Tensor,
+        reference: Tensor | None,
         index: Tensor,
+        reference_index: Tensor,
         targets: Tensor,
         with_kl: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        ctx.save_for_backward(policy_logits, reference_logits, index, targets)
+        ctx.save_for_backward(policy, reference, index, reference_index, targets)
         ctx.with_kl = with_kl
-        vocab = policy_logits.shape[-1]
-        policy = policy_logits.reshape(-1, vocab)
-        compute = torch.promote_types(torch.float32, policy_logits.dtype)
+        vocab = policy.shape[-1]
+        compute = torch.promote_types(torch.float32, policy.dtype)
         policy_logps = policy.new_zeros(len(index), dtype=compute)
-        reference_logps = None if reference_logits is None else torch.zeros_like(policy_logps)
+        reference_logps = None if reference is None else torch.zeros_like(policy_logps)
         token_kl = torch.zeros_like(policy_logps) if with_kl else None
         for part in _chunks(len(index), vocab):
             log_p = _log_softmax(policy[index[part]])
             policy_logps[part] = log_p.gather(-1, targets[part, None]).squeeze(-1)
-            if reference_logits is None or reference_logps is None:
+            if reference is None or reference_logps is None:
                 continue
-            log_q = _log_softmax(reference_logits.reshape(-1, vocab)[index[part]])
+            log_q = _log_softmax(reference[reference_index[part]])
             reference_logps[part] = log_q.gather(-1, targets[part, None]).squeeze(-1)
             if token_kl is not None:
                 token_kl[part] = kl_terms(log_p, log_q).sum(-1)
@@ -146,20 +184,19 @@ class _TokenStatistics(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, grad_logps: Tensor, _: Tensor | None, grad_kl: Tensor | None
-    ) -> tuple[Tensor, None, None, None, None]:
-        policy_logits, reference_logits, index, targets = ctx.saved_tensors
-        vocab = policy_logits.shape[-1]
-        policy = policy_logits.reshape(-1, vocab)
+    ) -> tuple[Tensor, None, None, None, None, None]:
+        policy, reference, index, reference_index, targets = ctx.saved_tensors
         grad = torch.zeros_like(policy)
-        for part in _chunks(len(index), vocab):
+        for part in _chunks(len(index), policy.shape[-1]):
             p = _log_softmax(policy[index[part]]).exp()
             g = -grad_logps[part, None] * p
             g.scatter_add_(-1, targets[part, None], grad_logps[part, None])
             if ctx.with_kl and grad_kl is not None:
-                q = _log_softmax(reference_logits.reshape(-1, vocab)[index[part]]).exp()
+                q = _log_softmax(reference[reference_index[part]]).exp()
                 g += grad_kl[part, None] * (p - q)
-            grad[index[part]] = g.to(grad.dtype)
-        return grad.view_as(policy_logits), None, None, None, None
+            # One position may predict the first token of two responses: its gradients add up.
+            grad.index_add_(0, index[part], g.to(grad.dtype))
+        return grad, None, None, None, None, None
 
 
 def _chunks(count: int, vocab: int) -> list[slice]:

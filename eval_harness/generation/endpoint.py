@@ -1,5 +1,6 @@
 """An OpenAI-compatible server as a generator."""
 
+import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,6 +9,7 @@ from eval_harness.checkpoint import ModelRef
 from eval_harness.errors import UserError
 from eval_harness.generation.types import Draw, Sampling, Written
 from eval_harness.remote import Client, Remote, RemoteError
+from eval_harness.rows import sound
 from eval_harness.settings import Settings
 
 
@@ -20,7 +22,13 @@ class EndpointGenerator:
     def __init__(self, ref: ModelRef, settings: Settings, sampling: Sampling) -> None:
         """Bind address and settings; `--engine KEY=VALUE` sets the client's options (timeout, retries)."""
         assert ref.url is not None  # of an endpoint
-        self._client = Client(Remote(ref.url, **settings.engine))
+        try:
+            self._client = Client(Remote(ref.url, **settings.engine))
+        except TypeError:
+            known = [field.name for field in dataclasses.fields(Remote)][1:]
+            raise UserError(
+                "--engine for an endpoint", got=dict(settings.engine), expected=", ".join(known)
+            ) from None
         self._model, self._sampling = ref.model_id or "default", sampling
         self._chat, self._workers = settings.endpoint == "chat", settings.concurrency
 
@@ -58,4 +66,6 @@ class EndpointGenerator:
         if not isinstance(text, str):
             raise TypeError(f"content is {type(text).__name__}")
         used = (reply.get("usage") or {}).get("completion_tokens")
-        return Written(text, int(used or 0), "length" if choice.get("finish_reason") == "length" else "stop")
+        return Written(
+            sound(text), int(used or 0), "length" if choice.get("finish_reason") == "length" else "stop"
+        )

@@ -1,5 +1,6 @@
 """From prompts to samples: what the store holds is read, the rest is asked of the model batch by batch."""
 
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,6 +94,13 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
             remedy="--backend vllm --tensor-parallel N, or split the prompts over several runs",
         )
     if ref.kind == "endpoint":
+        if not ref.model_id:
+            raise UserError(
+                "an endpoint's weights cannot be hashed",
+                got="no --model-id",
+                expected="--model-id NAME",
+                remedy="name the exact weights it serves; it is asked for by this name",
+            )
         return settings
     check_backend(settings)
     if settings.backend == "hf" and not settings.batch_size.isdigit():
@@ -201,6 +209,9 @@ def _write(plan: Generation, todo: list[Draw], store: AnswerStore, held: dict[st
             store.write({key: list(written) for key, written in got.items()})
             held.update(got)
             bar.update(len(batch))
+    # The next model must find the memory free: vllm's workers end with their engine.
+    del engine
+    gc.collect()
 
 
 def _load(plan: Generation) -> tuple[Generator, int]:

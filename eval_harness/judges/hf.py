@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval_harness import engines
-from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
+from eval_harness.judges.content import content
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import UNPARSABLE, Answer, Cost, Question
+from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
 from eval_harness.settings import Settings
 
 
 @register_judge("hf")
 @dataclass(frozen=True)
-class HFJudge:
+class HFJudge(LocalJudge):
     """Reads the probability of every label as the next token, or writes a text where the template wants one.
 
     The tokenizer's chat template is applied where it has one. A label's value is weighted by its probability
@@ -49,7 +50,7 @@ class HFJudge:
             raise UserError("judge hf: model", got=self.model, expected="a folder", remedy="--judge http")
         return {
             "judge": "hf",
-            "model": {**identity(ref).to_json(), "label": None},
+            "model": content(self.model),
             "template": self.template.digest,
             "hard": self.hard,
             "dtype": self.dtype,

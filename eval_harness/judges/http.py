@@ -14,6 +14,7 @@ from eval_harness.judges.types import FAILED, Answer, Cost, Question
 from eval_harness.remote import Client, Remote, RemoteError
 
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
+_FAILURES = 20  # in a row, each after all its tries: nobody is there
 _TOP = 20  # the most log-probabilities that OpenAI's interface gives
 
 
@@ -64,6 +65,14 @@ class HTTPJudge:
         """The model's name."""
         return self.model
 
+    def check(self) -> None:
+        """Ask the server for its models. Raises UserError where it cannot be reached or refuses the key."""
+        client = Client(self._remote())
+        try:
+            client.reach()
+        finally:
+            client.close()
+
     def settings(self) -> dict[str, Any]:
         """All that shapes an answer; the address as a hash."""
         assert self.template is not None  # by __post_init__
@@ -92,25 +101,40 @@ class HTTPJudge:
         return {key: value for key, value in {**body, **self.body}.items() if value is not None}
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """Ask `concurrency` questions at once; a failed one is an answer too, with its reason."""
+        """Ask `concurrency` questions at once; a failed one is an answer too, with its reason.
+
+        Raises:
+          UserError: the server refuses everything, or the first answers have all failed.
+        """
         client = Client(self._remote())
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            waiting: dict[Future[Answer], int] = {
+            waiting: dict[Future[tuple[Answer, bool]], int] = {
                 pool.submit(self._answer, client, question): place for place, question in enumerate(questions)
             }
+            silent = 0
             for done in as_completed(waiting):
-                yield waiting[done], done.result()
+                answer, there = done.result()
+                silent = 0 if there else silent + 1
+                if silent == max(_FAILURES, 2 * self.concurrency):
+                    raise UserError(
+                        f"the judge gave no answer {silent} times in a row",
+                        got=answer.text,
+                        expected="answers",
+                        remedy="run the same command again when it answers: what it has judged is kept",
+                    )
+                yield waiting[done], answer
         finally:
             # After a refusal (or an interrupt) nothing more is asked.
             pool.shutdown(wait=True, cancel_futures=True)
             client.close()
 
-    def _answer(self, client: Client, question: Question) -> Answer:
+    def _answer(self, client: Client, question: Question) -> tuple[Answer, bool]:
+        """The answer, and whether the server is there."""
         try:
-            return client.post("chat/completions", self.request(question), self._read)
+            return client.post("chat/completions", self.request(question), self._read), True
         except RemoteError as error:
-            return Answer(None, FAILED, str(error))
+            return Answer(None, FAILED, str(error)), error.refused
 
     def _read(self, reply: dict[str, Any]) -> Answer:
         assert self.template is not None  # by __post_init__

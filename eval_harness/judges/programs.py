@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from eval_harness.errors import UserError, first_line
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, Question
+from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, LocalJudge, Question
 
 _WORD = re.compile(r"[\w'-]+")
 
@@ -22,7 +22,7 @@ def compared(first: float, second: float) -> float:
     return 0.5 if first == second else float(first > second)
 
 
-class _Scorer:
+class _Scorer(LocalJudge):
     """A judge that scores single texts: of a pair the higher score wins, a rating is the score itself."""
 
     def score(self, text: str, fields: dict[str, str]) -> float:
@@ -128,8 +128,9 @@ class FunctionJudge(_Scorer):
 
     @property
     def label(self) -> str:
-        """The function's name."""
-        return self.function.rpartition(":")[2]
+        """The names of module and function."""
+        place, _, name = self.function.rpartition(":")
+        return f"{Path(place).stem if place.endswith('.py') else place}:{name}"
 
     def settings(self) -> dict[str, Any]:
         """The name and the content of the file that holds it."""

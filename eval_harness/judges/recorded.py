@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, Question
+from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, LocalJudge, Question
 from eval_harness.rows import read_annotations
 
 
 @register_judge("recorded")
 @dataclass(frozen=True)
-class RecordedJudge:
+class RecordedJudge(LocalJudge):
     """Answers from a file of annotations (instruction, output_1, output_2, preference).
 
     They were made in one order; the answer to the other order is the same judgement read the other way

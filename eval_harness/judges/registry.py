@@ -1,6 +1,7 @@
 """Judges by name: one file, one decorator over a frozen dataclass whose fields are its options."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,8 +71,26 @@ def build_judge(name: str, options: Mapping[str, Any], template: Template | None
     for key, default in known.items():
         if default == "required" and key not in options:
             raise UserError(f"judge {name}: missing option", got=sorted(options), expected=key)
-    built: Judge = judge(template=template, **options)
+    types = {field.name: field.type for field in dataclasses.fields(judge)}
+    given = {key: _fitting(f"judge {name}: {key}", value, types[key]) for key, value in options.items()}
+    built: Judge = judge(template=template, **given)
     return built
+
+
+def _fitting(what: str, value: Any, wanted: Any) -> Any:
+    """The value of an option in its type; what YAML read as a number may be a name. Raises UserError."""
+    kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(wanted) or (wanted,)]
+    if typing.get_origin(wanted) is dict:
+        kinds = [dict]
+    if str in kinds and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(value, tuple(kinds)) and (bool in kinds or not isinstance(value, bool)):
+        return value
+    if float in kinds and number:
+        return float(value)
+    expected = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise UserError(what, got=repr(value), expected=expected)
 
 
 def read_judge(spec: str, given: Mapping[str, Any], template: str, kind: str = PAIR) -> Judge:

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval_harness import engines
-from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
+from eval_harness.judges.content import content
 from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
-from eval_harness.judges.types import Answer, Cost, Question
+from eval_harness.judges.types import Answer, Cost, LocalJudge, Question
 
 Key = tuple[str, str]  # prompt (or document), text
 
 
 @register_judge("reward")
 @dataclass(frozen=True)
-class RewardJudge:
+class RewardJudge(LocalJudge):
     """The text with the higher reward wins; with `soft` the win is shared by sigmoid of the difference.
 
     A tokenizer with a chat template sees the prompt as the user's and the text as the assistant's turn; else
@@ -48,7 +49,7 @@ class RewardJudge:
         shape = {"soft": self.soft, "separator": self.separator, "max_length": self.max_length}
         return {
             "judge": "reward",
-            "model": {**identity(ref).to_json(), "label": None},
+            "model": content(self.model),
             "dtype": self.dtype,
             **shape,
         }

@@ -57,6 +57,9 @@ class Judge(Protocol):
     def order_free(self) -> bool:
         """Whether the order of two texts cannot matter."""
 
+    def check(self) -> None:
+        """Raise UserError where nobody would answer; called before texts are written."""
+
     def settings(self) -> dict[str, Any]:
         """All that can change an answer, JSON-ready, without secrets: part of the cache's key."""
 
@@ -65,3 +68,10 @@ class Judge(Protocol):
 
     def cost(self, questions: Sequence[Question]) -> Cost:
         """What asking them would take; nothing is asked."""
+
+
+class LocalJudge:
+    """A judge with nobody to reach: its files were read when it was made or its settings were asked."""
+
+    def check(self) -> None:
+        """Nothing to reach."""

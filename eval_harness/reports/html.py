@@ -19,7 +19,7 @@ def render(decision: Decision) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         decision=decision,
         headline=wording.headline(decision),
-        meaning=wording.MEANING[decision.verdict],
+        meaning=wording.meaning(decision),
         level=wording.level(decision),
         forest=forest(decision),
         groups=_groups(decision),

@@ -12,6 +12,20 @@ MEANING = {
 }
 
 
+# Where every blocking gate asks for superiority (margin 0).
+BETTER = {
+    KEPT: "it is better than the baseline",
+    REGRESSED: "it is worse than the baseline",
+    UNDECIDED: "the items show neither that it is better nor that it is worse",
+}
+
+
+def meaning(decision: Decision) -> str:
+    """What the verdict says about the candidate."""
+    asked = {gate.margin == 0 for gate in decision.gates if gate.blocking}
+    return (BETTER if asked == {True} else MEANING)[decision.verdict]
+
+
 def headline(decision: Decision) -> str:
     """One sentence: what was decided, by which gates."""
     blocking = [gate for gate in decision.gates if gate.blocking]

@@ -63,6 +63,7 @@ class WinRatePlan:
         kept = self.job.cache / "runs" / self.key if self.job.cache else None
         if kept is not None and (kept / "result.json").is_file():
             return read_result(kept), read_items(kept)
+        self.judge.check()
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         counts: dict[str, int] = {"texts_reused": 0, "texts_computed": 0}
         with self._store() as store:

@@ -121,7 +121,7 @@ def table(rows: Sequence[Agreement], style: str = "text") -> str:
         "kappa",
         "ties",
         "same place twice",
-        "lost",
+        "no answer",
     ]
     cells = [head, *(_cells(row) for row in rows)]
     if style == "md":

@@ -42,7 +42,14 @@ class TokenRecord:
         self.limit, self.tokenizer = limit, tokenizer
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, indices: Sequence[int], token_ids: Tensor, stats: TokenStats, masks: Masks) -> None:
+    def add(
+        self,
+        indices: Sequence[int],
+        token_ids: Tensor,
+        stats: TokenStats,
+        masks: Masks,
+        prompts: Sequence[Tensor] | None = None,
+    ) -> None:
         """Keep the responses of the wanted pairs of a batch.
 
         Args:
@@ -50,13 +57,15 @@ class TokenRecord:
           token_ids: input tokens, [2 * pairs, seq], chosen rows first.
           stats: token statistics, [2 * pairs, seq - 1].
           masks: masks, same shape.
+          prompts: token ids of every row's prompt, where ``token_ids`` is cut to the responses.
         """
         for place, index in enumerate(indices):
             if index < self.limit:
                 for side, row in (("chosen", place), ("rejected", len(indices) + place)):
-                    self.rows.append(
-                        {"pair": index, "side": side, **self._values(row, token_ids, stats, masks)}
-                    )
+                    values = self._values(row, token_ids, stats, masks)
+                    if prompts is not None:
+                        values["prompt"] = self.tokenizer.decode(prompts[row].tolist())
+                    self.rows.append({"pair": index, "side": side, **values})
 
     def _values(self, row: int, token_ids: Tensor, stats: TokenStats, masks: Masks) -> dict[str, Any]:
         response = stats.response_mask[row]

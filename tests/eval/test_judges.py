@@ -183,6 +183,23 @@ def test_a_server_that_refuses_everything_stops_the_run(store, code):
         assert sum(server.tries.values()) < 50
 
 
+def test_a_judge_that_has_gone_ends_the_run_and_keeps_what_it_said(store):
+    questions = [pair(n, True) for n in range(80)]
+    with Judge(prefers("GOOD"), plan=lambda n: ("500",) * 9 if n >= 10 else ()) as server:
+        judge = http(server, retries=0, concurrency=1)
+        judge.check()
+        with pytest.raises(UserError, match="no answer 20 times in a row"):
+            ask(judge, questions, store)
+        assert len(store) == 10
+        assert sum(server.tries.values()) < 40
+    with pytest.raises(UserError, match="not reachable"):
+        judge.check()
+    with Judge(prefers("GOOD"), plan=lambda n: ("400",) if n < 30 else ()) as server:  # there, but refusing
+        answers, counts = ask(http(server, concurrency=1), questions, store)
+    assert counts["failed"] == 30
+    assert [a.status for a in answers] == [FAILED] * 30 + [JUDGED] * 50
+
+
 def test_a_secret_in_an_address_is_refused_and_not_repeated():
     for url in (f"http://user:{CANARY}@host/v1", f"http://host/v1?api-key={CANARY}"):
         with pytest.raises(UserError, match="no secret") as caught:
@@ -259,7 +276,7 @@ def test_programs_lengths_and_words(store, tmp_path):
     answers, counts = ask(mine, questions, store)
     assert [a.status for a in answers] == [JUDGED, FAILED, UNPARSABLE, UNPARSABLE]
     assert counts["failed"] == 1
-    assert mine.label == "judge"
+    assert mine.label == "mine:judge"
 
 
 def sequence_classifier(folder, seed=0, labels=1, template=False):
@@ -361,6 +378,11 @@ def test_bad_judges_and_templates_are_one_line(tmp_path):
         ("http", {"url": "http://h/v1"}, "missing option"),
         ("http", {"url": "ftp://h", "model": "m"}, "http"),
         ("words", {"file": "/nowhere"}, "words"),
+        ("http", {"url": "http://h/v1", "model": "m", "concurrency": "many"}, "concurrency.*expected: int"),
+        ("http", {"url": "http://h/v1", "model": "m", "timeout": "slow"}, "timeout.*expected: float"),
+        ("http", {"url": "http://h/v1", "model": "m", "body": 3}, "body.*expected: dict"),
+        ("http", {"url": "http://h/v1", "model": ["m"]}, "model.*expected: str"),
+        ("length", {"shorter": 1}, "shorter.*expected: bool"),
         ("function", {"function": "json"}, "module:function"),
         ("function", {"function": "json:nothing"}, "AttributeError"),
     ):
@@ -386,12 +408,16 @@ def test_bad_judges_and_templates_are_one_line(tmp_path):
         with pytest.raises(UserError, match=message):
             parse_template({**good, **change}, "t")
     (tmp_path / "j.yaml").write_text("judge: length\nshorter: true\n")
+    numbered = build_judge(
+        "http", {"url": "http://h/v1", "model": 4, "timeout": 3, "price_in": None}, HELPFUL
+    )
+    assert numbered.label == "4"
     assert read_judge(str(tmp_path / "j.yaml"), {}, "helpful").label == "shorter text"
     with pytest.raises(UserError, match="kind pair"):
         read_judge("length", {}, "faithful")
 
 
 def test_every_judge_names_its_options():
-    assert judge_names() == ["function", "hf", "http", "length", "reward", "words"]
+    assert judge_names() == ["function", "hf", "http", "length", "recorded", "reward", "words"]
     assert judge_options("http")["model"] == "required"
     assert "template" not in judge_options("http")

@@ -2,6 +2,11 @@
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 
 import pytest
 
@@ -10,6 +15,7 @@ from eval_harness.output import read_items, read_result
 from eval_harness.win_rate.comparisons import METRIC
 
 from . import tiny
+from .conftest import REPO
 from .judge_server import LOUD, Judge, prefers
 
 FAST = ["--device", "cpu", "--dtype", "float32", "--batch-size", "16"]
@@ -84,6 +90,7 @@ def test_from_texts_to_a_verdict(run, files, tmp_path, capsys):
         text = (tmp_path / "out" / "report" / name).read_text()
         assert "win rate, own" in text.replace("&#95;", "_")
         assert "0.5833" in text
+    assert "it is better than the baseline" in (tmp_path / "out" / "report" / "report.html").read_text()
     assert gate(tmp_path, "win_rate-kept") == 0
     capsys.readouterr()
 
@@ -137,6 +144,40 @@ def test_failed_judgements_are_no_wins_and_make_it_undecided(run, files, tmp_pat
     assert gate(tmp_path) == 0
 
 
+def test_a_kill_while_judging_repeats_nothing(files, tmp_path):
+    """kill -9 while the server holds the 31st question: thirty judgements are on disk, ninety are asked."""
+    args = [
+        "run",
+        "--suites",
+        "win_rate:own",
+        "--model",
+        files[0],
+        "--baseline",
+        files[1],
+        "--prompts",
+        files[0],
+    ]
+    args += [*FAST, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
+    process = []
+
+    def plan(number):
+        if number == 30 and process:
+            time.sleep(0.5)
+            process.pop().kill()
+        return ()
+
+    with Judge(prefers("GOOD"), plan=plan) as server:
+        args = [*map(str, args), *http(server, concurrency=1, timeout=30)]
+        process.append(subprocess.Popen([sys.executable, "-m", "eval_harness", *args], cwd=REPO))
+        assert process[0].wait(timeout=120) == -signal.SIGKILL
+        assert not (tmp_path / "out" / "result.json").exists()
+        assert main(args) == 0
+        assert sorted(Counter(server.tries.values()).items()) == [(1, 119), (2, 1)]  # the one it held
+    result = read_result(tmp_path / "out")
+    assert (result.counts["reused"], result.counts["computed"]) == (30, 90)
+    assert result.score("own", METRIC).value == pytest.approx(35 / 60)
+
+
 def test_a_judge_with_swapped_labels_shows_as_position_bias(run, files, tmp_path):
     with Judge(lambda a, b: "B") as server:  # whatever stands second
         assert run(*files, *http(server)) == 0
@@ -177,7 +218,7 @@ def test_no_key_is_in_any_file(run, files, tmp_path, monkeypatch, capfd, caplog)
     with Judge(lambda a, b: f"your key is {canary}") as server:
         assert run(*files, *http(server)) == 2
         server.say = prefers("GOOD")
-        assert run(*files, *http(server, seed=1)) == 0
+        assert run(*files, *http(server, seed=1), "--overwrite") == 0
         assert {h["Authorization"] for h in server.headers} == {f"Bearer {canary}"}
         server.plan = lambda n: ("401",) * 9
         assert run(*files, *http(server, seed=2), out="two") == 2
@@ -294,6 +335,16 @@ def test_more_bad_input(run, files, tmp_path, model_a, capsys):
     assert "--baseline" in capsys.readouterr().err
     assert main(["run", "--model", str(files[0]), "--out", str(tmp_path / "o"), *FAST]) == 2
     assert "no model" in capsys.readouterr().err
+
+
+def test_lone_surrogates_and_empty_texts_do_no_harm(run, tmp_path):
+    rows = [{"instruction": f"q{n} \ud800", "output": ["", "\udc00 x", "{first}"][n % 3]} for n in range(6)]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    (tmp_path / "b.json").write_text(json.dumps([{**row, "output": "text"} for row in rows]))
+    with Judge(lambda a, b: "A") as server:
+        assert run(tmp_path / "c.json", tmp_path / "b.json", *http(server)) == 0
+    assert gate(tmp_path) == 3
+    assert read_items(tmp_path / "out")[0].outputs == [""]
 
 
 def test_every_shipped_preset_is_listed_and_parses(capsys):

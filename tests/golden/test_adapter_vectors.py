@@ -21,7 +21,10 @@ def test_one_step_gives_the_recorded_loss_and_gradients(name):
     objective = vectors.objective_of(*VARIANTS[name])
     step = vectors.openrlhf_step(objective, DATA["weights.policy"], DATA["weights.reference"])
     for key, value in step._asdict().items():
-        np.testing.assert_allclose(value, DATA[f"{name}.{key}"], atol=1e-6, rtol=0, err_msg=key)
+        expected = DATA[f"{name}.{key}"]
+        # Sums in float32, in another order than when they were recorded: errors go with the largest term.
+        size = max(1.0, float(np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(value, expected, atol=4e-6 * size, rtol=0, err_msg=key)
     assert np.abs(step.policy_gradient).max() > 1e-3
 
 

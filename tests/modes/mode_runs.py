@@ -25,18 +25,20 @@ FACTORS = {
     "zero": ("0", "2", "3"),
     "rows": ("padded", "packed"),
     "checkpointing": ("off", "on"),
+    "head": ("off", "auto"),
+    "prefix": ("off", "auto"),
     "loss": ("dpo", "sparsepo", "mapo"),
 }
-BASES: dict[str, Cell] = {loss: ("one", "0", "padded", "off", loss) for loss in FACTORS["loss"]}
+BASES: dict[str, Cell] = {loss: ("one", "0", "padded", "off", "off", "off", loss) for loss in FACTORS["loss"]}
 CELLS = pairwise_cover(FACTORS, list(BASES.values()))
 # Stage 0 is left out: there DeepSpeed trains the bfloat16 weights themselves, which is another arithmetic.
-HALF_BASE: Cell = ("one", "2", "padded", "off", "sparsepo")
+HALF_BASE: Cell = ("one", "2", "padded", "off", "off", "off", "sparsepo")
 HALF: list[Cell] = [
     HALF_BASE,
-    ("accumulated", "2", "packed", "on", "sparsepo"),
-    ("one", "3", "padded", "off", "sparsepo"),
-    ("two", "2", "padded", "on", "sparsepo"),
-    ("two", "3", "packed", "off", "sparsepo"),
+    ("accumulated", "2", "packed", "on", "auto", "off", "sparsepo"),
+    ("one", "3", "padded", "off", "auto", "auto", "sparsepo"),
+    ("two", "2", "padded", "on", "off", "auto", "sparsepo"),
+    ("two", "3", "packed", "off", "auto", "off", "sparsepo"),
 ]
 LOSSES = {"dpo": ["--loss", "dpo"], "sparsepo": [*SPARSE, *PENALTIES], "mapo": ["--loss", "mapo"]}
 
@@ -50,7 +52,7 @@ LORA = ["--ds.lora.rank", "4"]
 # Upstream's advice: DeepSpeed clips after Muon's update, and would shrink it.
 MUON = ["--optim", "muon", "--muon.lr", "0.002", "--max_norm", "0"]
 TENSOR = ["--ds.tensor_parallel_size", "2"]
-HALF_MAPO: Cell = ("one", "2", "padded", "off", "mapo")
+HALF_MAPO: Cell = ("one", "2", "padded", "off", "off", "off", "mapo")
 
 
 def zero(stage: int | str) -> list[str]:
@@ -59,9 +61,10 @@ def zero(stage: int | str) -> list[str]:
 
 def cell_flags(cell: Cell) -> list[str]:
     """Flags of a cell; the global batch is the same eight pairs at every step."""
-    split, stage, rows, checkpointing, loss = cell
+    split, stage, rows, checkpointing, head, prefix, loss = cell
     return [
         *LOSSES[loss], *STEPS, *zero(stage),
+        *("--perf.head", head, "--perf.prefix", prefix),
         *("--train.micro_batch_size", "8" if split == "one" else "4"),
         *(PACKED if rows == "packed" else []),
         *(CHECKPOINTING if checkpointing == "on" else []),
@@ -103,6 +106,7 @@ def single_modes(inputs: Inputs) -> dict[str, list[str]]:
         "overlap": ["--ds.overlap_comm"],
         "accumulation-dtype": ["--ds.grad_accum_dtype", "fp32"],
         "workers": [*FP32, "--data.dataloader_num_workers", "1"],
+        "length-batches": [*FP32, "--data.length_batching"],
     }
 
 

@@ -84,7 +84,8 @@ def test_a_modes_checkpoint_is_a_plain_model_or_adapter(processes, key, run, inp
 # Runs of each row differ in a mode that must change no number.
 SAME = [
     ["zero-1", "adam-offload", "adam-offload-zero-3", "reference-offload-zero-3", "packed-zero-3",
-     "reentrant", "reentrant-zero-3", "workers", "two:zero-1", "two:reference-offload-zero-3"],
+     "reentrant", "reentrant-zero-3", "workers", "length-batches", "two:zero-1",
+     "two:reference-offload-zero-3"],
     ["lora", "two:lora-zero-3"],
     ["muon", "two:muon"],
     ["experts", "experts-zero-3"],
@@ -106,7 +107,8 @@ def test_modes_that_change_no_number(names, one_process, two_processes):
             one, other = (load_file(folder / file) for folder in (base.folder, run.folder))
             assert set(one) == set(other)
             for name in one:
-                torch.testing.assert_close(other[name], one[name], atol=2e-5, rtol=0, msg=f"{key} {name}")
+                # Six Adam steps of 0.05 take rounding of 1e-8 in a gradient near 1e-5 up to 5e-5 in a mask.
+                torch.testing.assert_close(other[name], one[name], atol=5e-5, rtol=0, msg=f"{key} {name}")
 
 
 @pytest.mark.parametrize("kind", ["terms", "packed"])

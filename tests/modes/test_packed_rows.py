@@ -7,15 +7,12 @@ import torch
 from torch import nn
 
 from sparsepo_plugin.activations import find_sites
-from sparsepo_plugin.adapters.openrlhf.outputs import (
-    ModelOutput,
-    negative_log_likelihood,
-    response_labels,
-    statistics,
-    unpack,
-)
+from sparsepo_plugin.adapters.openrlhf.outputs import make_batch
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+from sparsepo_plugin.adapters.reading import Reading, negative_log_likelihood, statistics
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
+from sparsepo_plugin.fused import LogitMap
+from sparsepo_plugin.token_stats import token_stats
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -39,10 +36,8 @@ def test_packed_logits_equal_padded_ones(family, attention):
         padded = model(ids, attention_mask=mask, position_ids=positions).logits
         packed = model(packed_ids, attention_mask=None, position_ids=packed_positions).logits
         crossed = model(packed_ids, attention_mask=None, position_ids=torch.arange(28)[None]).logits
-    spread = unpack(packed, mask)
-    torch.testing.assert_close(spread[mask.bool()], padded[mask.bool()], atol=1e-6, rtol=0)
-    assert (spread[mask == 0] == 0).all()
-    assert (unpack(crossed, mask)[1:] - padded[1:])[mask[1:].bool()].abs().max() > 1e-2
+    torch.testing.assert_close(packed[0], padded[mask.bool()], atol=1e-6, rtol=0)
+    assert (crossed[0] - padded[mask.bool()])[11:].abs().max() > 1e-2  # the first sample sees no other
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -56,15 +51,12 @@ def test_sites_are_the_same_when_zero_3_has_taken_the_weights_away(family):
     assert isinstance(model.get_output_embeddings(), nn.Module)
 
 
-def views(logits, reference, labels, mask):
-    """A batch as both models see it, padded and packed; the policy's logits are leaves."""
-    found = []
-    for pack in (False, True):
-        given = [value[mask.bool()][None] if pack else value for value in (logits, reference)]
-        leaf = given[0].clone().requires_grad_()
-        rest = (labels, (), labels, {}, [0, 1], mask if pack else None)
-        found.append((leaf, ModelOutput(leaf, *rest), ModelOutput(given[1], *rest)))
-    return found
+def view(logits, batch, packed):
+    """A reading of all logits, as a leaf, and that leaf."""
+    leaf = (logits[batch.attention.bool()][None] if packed else logits).clone().requires_grad_()
+    rows, columns = batch.window.predicting()
+    index = batch.window.source[rows, columns]
+    return leaf, Reading(batch.window, index, leaf.flatten(0, 1), None, LogitMap(), None, ())
 
 
 @pytest.mark.parametrize("first_prompt", [0, 3])
@@ -74,19 +66,26 @@ def test_statistics_of_packed_logits_equal_those_of_padded_ones(first_prompt):
     logits, reference = (torch.randn(4, 9, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     ids = torch.randint(6, mask.shape, generator=generator)
     # An empty prompt makes a sample's first token a response token, which nothing predicts.
-    labels = response_labels(ids, mask, [first_prompt, 2, first_prompt, 1])
+    prompts = [first_prompt, 2, first_prompt, 1]
+    labels = ids.masked_fill((torch.arange(9) < torch.tensor(prompts)[:, None]) | (mask == 0), -100)
+    whole = token_stats(logits, reference, labels)
     gradients = []
-    (_, padded, other), _ = both = views(logits, reference, labels, mask)
-    expected = statistics(padded, other, with_kl=True)
-    for leaf, policy, ref in both:
-        stats = statistics(policy, ref, with_kl=True)
-        for value, want in zip(stats, expected):
-            assert value.shape == (4, 8)
-            assert value.dtype == want.dtype
-            torch.testing.assert_close(value, want, atol=1e-12, rtol=0)
-        loss = (stats.policy_logps * torch.arange(8)).sum() + stats.token_kl.square().sum()
-        (loss + negative_log_likelihood(policy)).backward()
+    for packed in (False, True):
+        batch = make_batch(ids, mask, prompts, packed=packed)
+        (leaf, policy), (_, other) = (view(table, batch, packed) for table in (logits, reference))
+        stats = statistics(policy, other, with_kl=True)
+        assert stats.response_mask.sum() == whole.response_mask.sum()
+        for value, want in zip(stats[:3], whole[:3]):
+            torch.testing.assert_close(
+                value[stats.response_mask], want[whole.response_mask], atol=1e-12, rtol=0
+            )
+            assert (value[~stats.response_mask] == 0).all()
+        (stats.policy_logps.sum(1).square().sum() + stats.token_kl.square().sum()).backward()
+        nll = negative_log_likelihood(policy)
+        chosen = whole.policy_logps[:2].sum(1) / whole.response_mask[:2].sum(1)
+        torch.testing.assert_close(nll, -chosen.mean(), atol=1e-12, rtol=0)
+        nll.backward()
         gradients.append(leaf.grad)
+        assert statistics(policy, None, with_kl=False).reference_logps is None
     torch.testing.assert_close(gradients[1][0], gradients[0][mask.bool()], atol=1e-12, rtol=0)
     assert gradients[0].abs().max() > 0
-    assert statistics(both[1][1], None, with_kl=False).reference_logps is None

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from sparsepo_plugin import config, registry
+from sparsepo_plugin.adapters.reading import HEAD_MODES
 from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.options import LossOptions, option_rows
 from sparsepo_plugin.registry import Loss
@@ -149,6 +150,7 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
         )
+        self._add_speed_flags()
         cluster = self.add_argument_group("--ray: run as Ray actors")
         cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")
         cluster.add_argument("--ray.num_nodes", type=int, default=1, help="nodes")
@@ -163,6 +165,25 @@ class _Parser(argparse.ArgumentParser):
                     default=argparse.SUPPRESS,
                     help=f"{row.help} (default: {row.default})",
                 )
+
+    def _add_speed_flags(self) -> None:
+        speed = self.add_argument_group("speed and memory: no number changes")
+        speed.add_argument(
+            "--perf.head",
+            choices=HEAD_MODES,
+            default="auto",
+            help="auto: no logits where the model allows it; rows: logits of responses; off: of all tokens",
+        )
+        speed.add_argument(
+            "--perf.prefix",
+            choices=("auto", "off"),
+            default="auto",
+            help="auto: what chosen and rejected begin with runs once, where the model allows it",
+        )
+        # Not in the group either: it has a --no- form.
+        self.add_argument(
+            "--data.length_batching", action="store_true", help="micro-batches of pairs of similar length"
+        )
 
 
 def _finish(arguments: SimpleNamespace) -> Parsed:

@@ -1,38 +1,94 @@
-"""A model's view of a batch of pairs, in the form the core wants it."""
+"""A batch of pairs in the form the core wants it, and values of sharded models made whole."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
+import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
-from sparsepo_plugin.types import TokenStats
+from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters.prefix import SharedRows
+from sparsepo_plugin.adapters.reading import Reading
+from sparsepo_plugin.fused import HeadWeights
+from sparsepo_plugin.token_stats import IGNORE_INDEX
+from sparsepo_plugin.window import ResponseWindow, packed_source, response_window
 
 
-class ModelOutput(NamedTuple):
+class Batch(NamedTuple):
+    """A batch of pairs as both models are given it.
+
+    Attributes:
+      ids: input tokens, [2 * pairs, seq], chosen rows first; [pairs, seq] where pairs share their prefix.
+      attention: attention mask, same shape.
+      window: where the responses lie in the rows, or in the one packed row.
+      prompts: token ids of every row's prompt.
+      indices: dataset index of every pair.
+      shared: the rows as pairs that share their prefix, or None.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    window: ResponseWindow
+    prompts: list[Tensor]
+    indices: list[int]
+    shared: SharedRows | None = None
+
+    def running(self) -> AbstractContextManager[None]:
+        """Within the context a model's forward pass reads the batch as it is laid out."""
+        return nullcontext() if self.shared is None else prefix.sharing(self.shared)
+
+
+class BatchView(NamedTuple):
     """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities.
 
     Attributes:
-      logits: [2 * pairs, seq, vocab], chosen rows first; packed: [1, tokens, vocab], as the model gave them.
-      labels: response token ids, -100 elsewhere, [2 * pairs, seq].
-      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
-      token_ids: input tokens, [2 * pairs, seq].
-      activations: feature means of the recorded sites, each [2 * pairs, seq]; empty if not asked for.
-      indices: dataset index of every pair.
-      attention: the attention mask, [2 * pairs, seq], where logits are packed; None where they are not.
+      batch: the batch.
+      reading: what the model says at the response positions.
+      activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
     """
 
-    logits: Tensor
-    labels: Tensor
-    hidden_states: tuple[Tensor, ...]
-    token_ids: Tensor
+    batch: Batch
+    reading: Reading
     activations: dict[str, Tensor]
-    indices: list[int]
-    attention: Tensor | None = None
+
+
+def make_shared_batch(
+    chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Tensor], prompt_lengths: Sequence[int]
+) -> Batch:
+    """Lay pairs out in rows that hold their common prefix once.
+
+    Args:
+      chosen: token ids and attention mask, each [pairs, seq], right-padded.
+      rejected: the same, [pairs, seq'].
+      prompt_lengths: PromptLength of every pair.
+    """
+    lengths = torch.tensor([int(length) for length in prompt_lengths], device=chosen[0].device)
+    rows = prefix.shared_rows(*chosen, *rejected, lengths)
+    prompts = [row[: int(n)] for ids in (chosen[0], rejected[0]) for row, n in zip(ids, prompt_lengths)]
+    indices = [getattr(length, "index", -1) for length in prompt_lengths]
+    return Batch(rows.token_ids, rows.attention_mask, rows.window, prompts, indices, rows)
+
+
+def make_batch(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int], *, packed: bool) -> Batch:
+    """Find the responses of padded rows.
+
+    Args:
+      ids: [2 * pairs, seq], right-padded, chosen rows first.
+      attention: attention mask, same shape.
+      prompt_lengths: PromptLength of every row.
+      packed: the model packs the rows into one.
+    """
+    window = response_window(ids, response_labels(ids, attention, prompt_lengths))
+    if packed:
+        window = window._replace(source=packed_source(window.source, attention))
+    prompts = [row[: int(length)] for row, length in zip(ids, prompt_lengths)]
+    pairs = prompt_lengths[: len(prompt_lengths) // 2]
+    return Batch(ids, attention, window, prompts, [getattr(length, "index", -1) for length in pairs])
 
 
 def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
@@ -41,14 +97,6 @@ def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int
     lengths = torch.tensor([int(length) for length in prompt_lengths], device=ids.device)
     response = attention.bool() & (positions >= lengths[:, None])
     return ids.masked_fill(~response, IGNORE_INDEX)
-
-
-def unpack(value: Tensor, attention: Tensor) -> Tensor:
-    """Spread packed values [1, tokens, ...] over [rows, seq, ...] by the attention mask."""
-    rows, length = attention.shape
-    index = attention.flatten().nonzero().squeeze(-1)
-    out = value.new_zeros((rows * length, *value.shape[2:])).index_copy(0, index, value[0])
-    return out.view(rows, length, *value.shape[2:])
 
 
 def mean_over_shards(
@@ -71,35 +119,8 @@ def mean_over_shards(
     return dict(zip(names, totals / counts[:, None, None]))
 
 
-def statistics(policy: ModelOutput, reference: ModelOutput | None, *, with_kl: bool) -> TokenStats:
-    """Token statistics of a batch, [2 * pairs, seq - 1]; packed logits are never spread, only the results.
-
-    Args:
-      policy: the policy's view.
-      reference: the reference's view of the same batch, or None.
-      with_kl: compute the token KL.
-    """
-    logits = None if reference is None else reference.logits
-    if policy.attention is None:
-        return token_stats(policy.logits, logits, policy.labels, with_kl=with_kl)
-    # In a packed row the first token of a sample follows the last one of another, which does not predict it.
-    labels = policy.labels.clone()
-    labels[:, 0] = IGNORE_INDEX
-    packed = token_stats(policy.logits, logits, labels[policy.attention.bool()][None], with_kl=with_kl)
-    return TokenStats(*(_spread(value, policy.attention) for value in packed))
-
-
-def _spread(value: Tensor | None, attention: Tensor) -> Any:
-    """Packed values [1, tokens - 1] of predicting positions as [rows, seq - 1]; None stays None."""
-    if value is None:
-        return None
-    return unpack(torch.cat([value, value.new_zeros(1, 1)], dim=1), attention)[:, :-1]
-
-
-def negative_log_likelihood(output: ModelOutput) -> Tensor:
-    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
-    pairs = len(output.labels) // 2
-    chosen = output.labels.clone()
-    chosen[pairs:] = IGNORE_INDEX
-    stats = statistics(output._replace(labels=chosen), None, with_kl=False)
-    return -(stats.policy_logps[:pairs].sum(-1) / stats.response_mask[:pairs].sum(-1)).mean()
+@contextmanager
+def gathered_head(head: nn.Module) -> Iterator[HeadWeights]:
+    """The weights of a head, made whole where ZeRO-3 has split them."""
+    with torch.no_grad(), deepspeed.zero.GatheredParameters(list(head.parameters())):
+        yield HeadWeights(head.weight, head.bias)  # type: ignore[arg-type]

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
 from sparsepo_plugin.activations import Recorder, find_sites
-from sparsepo_plugin.adapters import token_record
+from sparsepo_plugin.adapters import prefix, token_record
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.outputs import (
-    ModelOutput,
+    Batch,
+    BatchView,
+    gathered_head,
+    make_batch,
+    make_shared_batch,
     mean_over_shards,
-    negative_log_likelihood,
-    response_labels,
-    statistics,
-    unpack,
 )
+from sparsepo_plugin.adapters.reading import Reader, negative_log_likelihood, statistics
 from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
 from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
@@ -50,6 +51,11 @@ class PreferenceTrainer(DPOTrainer):
         )
         groups = objective.needs.activations
         reference = self.strategy._unwrap_model(self.ref_model)
+        say, mode = self.strategy.print, self.args.perf.head
+        self._policy_reader = Reader(policy, mode=mode, say=say)
+        self._reference_reader = Reader(reference, mode=mode, states=objective.needs.hidden_states, say=say)
+        self._shares_prefix = self._start_sharing()
+        self._batch: tuple[Tensor | None, Batch | None] = (None, None)
         self._recorder = Recorder(reference, find_sites(reference, groups)) if groups else None
         self._tokens = TokenRecord(objective.options.record, self.tokenizer)
         self._dead_masks = DeadMaskWatch()
@@ -79,7 +85,7 @@ class PreferenceTrainer(DPOTrainer):
         reject_ids: Tensor,
         r_mask: Tensor,
         prompt_id_lens: Sequence[int],
-    ) -> tuple[ModelOutput | None, None, Any, Any]:
+    ) -> tuple[BatchView | None, None, Any, Any]:
         """Run one model on chosen and rejected rows; fit() carries the result to the loss unopened.
 
         Args:
@@ -91,42 +97,57 @@ class PreferenceTrainer(DPOTrainer):
           prompt_id_lens: PromptLength per pair.
 
         Returns:
-          ModelOutput (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
+          BatchView (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
         """
-        is_reference, needs = model is self.ref_model, self.objective.needs
-        if is_reference and not needs.reference:
+        is_reference = model is self.ref_model
+        if is_reference and not self.objective.needs.reference:
             return None, None, 0, 0
         if not self._evaluating:
             # Saved within an epoch, after the data loader drew for it: it has drawn again by now.
             self.strategy.restore_random_state()
-        ids, attention, lengths = self.concatenated_inputs(
-            chosen_ids, c_mask, reject_ids, r_mask, list(prompt_id_lens)
-        )
-        states = is_reference and needs.hidden_states
-        output = model(
-            ids,
-            attention_mask=attention,
-            return_output=True,
-            ring_attn_group=self.strategy.ring_attn_group,
-            **({"output_hidden_states": True} if states else {}),
-        )
-        hidden = tuple(output.hidden_states[1:]) if states else ()
-        activations = self._recorded() if is_reference else {}
-        if self.packing_samples:
-            hidden = tuple(unpack(value, attention) for value in hidden)
-            activations = {name: unpack(value, attention) for name, value in activations.items()}
-        indices = [getattr(length, "index", -1) for length in prompt_id_lens]
-        result = ModelOutput(
-            output["logits"],
-            response_labels(ids, attention, lengths),
-            hidden,
-            ids,
-            activations,
-            indices,
-            attention if self.packing_samples else None,
-        )
-        nll = negative_log_likelihood(result) if self.nll_loss and not is_reference else 0
-        return result, None, output.get("aux_loss", 0), nll
+        batch = self._prepare(chosen_ids, c_mask, reject_ids, r_mask, prompt_id_lens)
+
+        def call(**asked: Any) -> Any:
+            asked |= {"return_output": True, "ring_attn_group": self.strategy.ring_attn_group}
+            with batch.running():
+                return model(batch.ids, attention_mask=batch.attention, **asked)
+
+        reading = (self._reference_reader if is_reference else self._policy_reader).read(call, batch.window)
+        recorded = self._recorded() if is_reference else {}
+        activations = {name: batch.window.take(value) for name, value in recorded.items()}
+        nll = negative_log_likelihood(reading) if self.nll_loss and not is_reference else 0
+        return BatchView(batch, reading, activations), None, reading.aux_loss, nll
+
+    def _start_sharing(self) -> bool:
+        """Switch both models to rows that share a pair's prefix, if both give the same numbers with them."""
+        if self.args.perf.prefix == "off":
+            return False
+        reason = "--ds.packing_samples lays samples out its own way" if self.packing_samples else None
+        balancing, judged = self.args.model.aux_loss_coef > 1e-8, self.objective.needs.reference
+        for model, training in ((self.model, True), (self.ref_model, False)):
+            if reason is None and (training or judged):
+                reason = prefix.start(model, training=training, balancing=balancing and training)
+        if reason is None:
+            return True
+        for model in (self.model, self.ref_model):
+            prefix.detach(model)
+        self.strategy.print(f"chosen and rejected do not share their prefix: {reason}")
+        return False
+
+    def _prepare(
+        self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: Sequence[int]
+    ) -> Batch:
+        """The batch in the core's form, made once for policy and reference."""
+        if self._batch[0] is not chosen_ids and self._shares_prefix:
+            pairs = (chosen_ids, c_mask), (reject_ids, r_mask)
+            self._batch = (chosen_ids, make_shared_batch(*pairs, lengths))
+        elif self._batch[0] is not chosen_ids:
+            ids, attention, rows = self.concatenated_inputs(
+                chosen_ids, c_mask, reject_ids, r_mask, list(lengths)
+            )
+            self._batch = (chosen_ids, make_batch(ids, attention, rows, packed=self.packing_samples))
+        assert self._batch[1] is not None
+        return self._batch[1]
 
     def _recorded(self) -> dict[str, Tensor]:
         """Feature means of the reference's last forward pass, over the shards of all processes."""
@@ -140,25 +161,33 @@ class PreferenceTrainer(DPOTrainer):
         )
 
     def _preference_loss(
-        self, policy: ModelOutput, _: None, reference: ModelOutput | None, __: None
+        self, policy: BatchView, _: None, reference: BatchView | None, __: None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
         # An evaluation measures the KL of every loss that has a reference, so that losses compare.
         with_kl = self.objective.needs.token_kl or (self._evaluating and reference is not None)
-        stats = statistics(policy, reference, with_kl=with_kl)
-        seen = policy if reference is None else reference
-        state = ReferenceState(seen.hidden_states, stats.response_mask, seen.token_ids, seen.activations)
+        batch, seen = policy.batch, policy if reference is None else reference
+        stats = statistics(
+            policy.reading,
+            None if reference is None else reference.reading,
+            with_kl=with_kl,
+            open_reference=gathered_head,
+            collective=self.strategy.stage == 3,
+        )
+        state = ReferenceState(
+            seen.reading.hidden_states, stats.response_mask, batch.window.token_ids, seen.activations
+        )
         masks = self.mask_source(state)
         output = self.objective.evaluate(stats, masks, self.beta)
         loss = output.losses.mean()
-        self._require_finite(loss, policy.indices)
-        keep = self._counted(policy.indices)
+        self._require_finite(loss, batch.indices)
+        keep = self._counted(batch.indices)
         rows = torch.cat([keep, keep])
         kept = type(output)(*(value[keep] for value in output))
         found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
         self._sums = metrics.add(self._sums, found)
         if self._evaluating:
-            self._tokens.add(policy.indices, policy.token_ids, stats, masks)
+            self._tokens.add(batch.indices, batch.window.token_ids, stats, masks, batch.prompts)
         return loss, output.chosen_rewards, output.rejected_rewards
 
     def _counted(self, indices: list[int]) -> Tensor:

@@ -1,0 +1,12 @@
+"""Content identity of a local judge's model, hashed once per process."""
+
+from functools import lru_cache
+from typing import Any
+
+from eval_harness.checkpoint import identity, resolve
+
+
+@lru_cache
+def content(model: str) -> dict[str, Any]:
+    """Hashes of a model's files, JSON-ready, without its label. Raises UserError: missing or corrupt."""
+    return {**identity(resolve(model)).to_json(), "label": None}
