@@ -67,6 +67,38 @@ def make_encoder(folder, seed=0, layers=3, width=32, longest=64):
     return Path(folder)
 
 
+_SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+_BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}
+_BART |= {"encoder_ffn_dim": 64, "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "init_std": 0.2}
+_BART |= {"bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "forced_eos_token_id": None}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+OTHER_ENCODERS = {
+    "albert": ("Albert", {**_SMALL, "embedding_size": 16, "initializer_range": 0.2}),
+    "bart": ("Bart", _BART),
+    "deberta": ("DebertaV2", {**_SMALL, **_DEBERTA, "initializer_range": 0.2}),
+    "distilbert": ("DistilBert", {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4}),
+    "roberta": ("Roberta", {**_SMALL, "initializer_range": 0.2}),
+    "t5": ("T5Encoder", _T5),
+}
+
+
+def make_other_encoder(folder, kind, seed=0):
+    """A random encoder of another architecture than BERT, with the tokenizer above."""
+    import torch
+    import transformers
+
+    name, options = OTHER_ENCODERS[kind]
+    # RoBERTa never uses the first two positions: of 65 it has room for 64 tokens.
+    positions = {} if kind == "t5" else {"max_position_embeddings": 65 if kind == "roberta" else 64}
+    size = len(make_wordpiece(folder))
+    make = getattr(transformers, f"{name.removesuffix('Encoder')}Config")
+    torch.manual_seed(seed)
+    config = make(vocab_size=size, pad_token_id=0, **positions, **options)
+    getattr(transformers, f"{name}Model")(config).eval().save_pretrained(folder)
+    return Path(folder)
+
+
 def make_nli(
     folder, labels=("entailment", "neutral", "contradiction"), seed=0, layers=2, width=32, longest=64
 ):

@@ -1,5 +1,7 @@
 """Scorers that need no model: against the libraries, and by hand."""
 
+import ast
+
 import pytest
 
 import eval_harness.scorers  # noqa: F401 - registers them
@@ -15,6 +17,8 @@ from eval_harness.scoring.catalog import (
     scorer_names,
 )
 from eval_harness.scoring.words import is_caseless, names, numbers, words
+
+from .conftest import REPO
 
 TEXTS = [
     ("The cat sat on the mat. It slept.", "A cat sat on a mat. It was sleeping."),
@@ -172,3 +176,18 @@ def test_the_digest_knows_options_and_not_places(tmp_path):
     assert digest(built("rouge")) == digest(built("rouge"))
     assert digest(built("rouge")) != digest(built("rouge", stem=False))
     assert digest(built("entity-overlap")) != digest(built("number-overlap"))
+
+
+def test_arrows_between_scorers_and_what_they_stand_on():
+    """Scorers know neither each other nor suites and command lines; what they stand on knows no scorer."""
+    above = {"suites", "runner", "cli", "meta_cli", "scorer_flags", "summaries", "meta"}
+    for folder, forbidden in (("scoring", {*above, "scorers"}), ("scorers", {*above, "scorers"})):
+        files = [p for p in (REPO / "eval_harness" / folder).glob("*.py") if p.name != "__init__.py"]
+        assert len(files) > 5
+        for path in files:
+            names = {
+                node.module.split(".")[1]
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("eval_harness.")
+            }
+            assert not names & forbidden, path
