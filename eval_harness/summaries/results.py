@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from eval_harness.checkpoint import sha
 from eval_harness.scoring.cases import Case, Graded, Metric, Scorer, worst_first
@@ -76,7 +77,7 @@ def item_records(
 
 
 def scores_of(task: str, items: Sequence[ItemRecord], scored: Sequence[Scored]) -> list[Score]:
-    """Means over all summaries of a task, with standard errors by document.
+    """Means over all summaries of a task, with standard errors and 95 % intervals by document.
 
     `normalised` (the mean in percent) marks the metrics that a comparison without a gates file looks at.
     """
@@ -96,6 +97,7 @@ def _score(task: str, name: str, items: Sequence[ItemRecord], metric: Metric, di
     places = [place for place, own in enumerate(lists) for _ in own]
     found = clustered_mean(values, clusters_of(places))
     main = metric.main and name == gated_name(metric)
+    reach = float(stats.t.ppf(0.975, found.df)) * found.stderr if found.df else None
     return Score(
         task=task,
         metric=name,
@@ -105,4 +107,6 @@ def _score(task: str, name: str, items: Sequence[ItemRecord], metric: Metric, di
         higher_is_better=metric.higher_is_better,
         normalised=100.0 * found.mean if main else None,
         version=digest,
+        low=None if reach is None else found.mean - reach,
+        high=None if reach is None else found.mean + reach,
     )

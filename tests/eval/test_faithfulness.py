@@ -141,6 +141,8 @@ def test_a_run_is_whole_and_resumes(model_a, model_b, run, tmp_path, capsys, mon
         flat = [v for e in entries for v in (e if isinstance(e, list) else [e])]
         assert score.value == pytest.approx(sum(flat) / len(flat), abs=1e-12)
         assert len(flat) == (5 if "self_bleu" in score.metric else 15)
+        assert score.low <= score.value <= score.high
+    assert "self_bleu,none" in done.out  # what only describes is printed too
     assert len(set(items[0].outputs)) == 1  # temperature 0
     assert {s.metric for s in result.scores if s.normalised is not None} == {
         *(f"rouge{n},none" for n in ("1", "2", "L", "Lsum")),
