@@ -26,18 +26,25 @@ def configuration(request: dict[str, Any]) -> Path:
     return place
 
 
-def controlled(annotations: Any) -> float | str:
-    """The package's length-controlled win rate, or why there is none."""
-    from alpaca_eval import metrics
+PROMPTS = 805
 
-    # It downloads a table that exists for its own prompts; what fails then has many types.
+
+def controlled(annotations: Any) -> float | str:
+    """The package's length-controlled win rate, or why there is none.
+
+    Its model takes the difficulty of an instruction from a table on the hub by the row's number: for other
+    prompts than its own 805 in their order it would answer nonsense without a word.
+    """
+    if len(annotations) != PROMPTS:
+        return f"not defined for {len(annotations)} prompts, only for AlpacaEval's {PROMPTS} in their order"
+    from alpaca_eval import metrics
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
     try:
-        weights = None
-        found = metrics.get_length_controlled_winrate(annotations, save_weights_dir=weights)
-        return float(found["length_controlled_winrate"]) / 100
-    except Exception as error:
-        reason = type(error).__name__
-        return f"unavailable offline ({reason})"
+        found = metrics.get_length_controlled_winrate(annotations, save_weights_dir=None)
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        return f"unavailable offline ({type(error).__name__})"
+    return float(found["length_controlled_winrate"]) / 100
 
 
 def main(path: str) -> None:

@@ -20,6 +20,7 @@ from eval_harness.rows import read_annotations
 from eval_harness.win_rate import official
 from eval_harness.win_rate.comparisons import METRIC
 
+from .conftest import REPO
 from .judge_server import Judge, prefers
 
 MODELS = ["text_davinci_003", "alpaca-7b", "claude-2", "FuseChat-Llama-3.1-8B-Instruct"]
@@ -156,7 +157,7 @@ def test_the_real_package_runs_and_our_count_of_its_judgements_is_its_own(
         assert len(server.bodies) == 50 + 25
     facts = dict(read_result(tmp_path / "out").facts)
     name = "official alpaca-eval 0.6.6 (weighted_alpaca_eval_gpt4_turbo)"
-    assert "unavailable offline" in facts[f"{name}: length-controlled win rate"]
+    assert "not defined for 25 prompts" in facts[f"{name}: length-controlled win rate"]
     (answer,) = (tmp_path / "cache" / "alpaca-official").rglob("answer.json")
     said = json.loads(answer.read_text())
     assert facts[f"{name}: win rate"].startswith(f"{said['win_rate']:.4f}")
@@ -180,6 +181,38 @@ def test_the_real_package_runs_and_our_count_of_its_judgements_is_its_own(
     assert "alpaca-eval: weighted" in capfd.readouterr().err
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"sk-canary-90cd" not in path.read_bytes(), path
+
+
+CONTROL = """
+import json, random, runpy, sys
+from unittest import mock
+import pandas as pd
+script = runpy.run_path(sys.argv[1])
+rng = random.Random(0)
+rows = [
+    {"instruction": f"q{n}", "output_1": "b" * rng.randint(50, 400), "output_2": "c" * rng.randint(50, 500),
+     "generator_1": "b", "generator_2": "c", "annotator": "a", "preference": 1 + rng.random()}
+    for n in range(805)
+]
+offline = script["controlled"](rows)
+gamed = [
+    {"model": m, "index": n, "preference": rng.random(), "std_delta_len": rng.gauss(0, 1),
+     "instruction_difficulty": rng.gauss(0, 1), "not_gamed_baseline": False}
+    for m in ("x", "y") for n in range(805)
+]
+pd.DataFrame(gamed).to_csv(sys.argv[2], index=False)
+with mock.patch("alpaca_eval.metrics.glm_winrate.hf_hub_download", lambda **_: sys.argv[2]):
+    online = script["controlled"](rows)
+print(json.dumps([offline, online]))
+"""
+
+
+@pytest.mark.slow
+def test_the_packages_length_control_is_read_back_where_its_table_is_at_hand(package, tmp_path):
+    script = REPO / "eval_harness" / "win_rate" / "official_script.py"
+    offline, online = json.loads(in_package(package, CONTROL, script, tmp_path / "gamed.csv"))
+    assert offline.startswith("unavailable offline")
+    assert 0.3 < online < 0.7
 
 
 @pytest.mark.slow

@@ -63,7 +63,9 @@ def runs(tmp_path_factory):
 
 
 def texts(folder, task):
-    return [(i.prompt, i.outputs[0].rstrip("\ufffd")) for i in read_items(folder) if i.task == task]
+    """Prompts and texts; vllm withholds a last character of incomplete bytes, hf shows it as U+FFFD."""
+    own = [item for item in read_items(folder) if item.task == task]
+    return [(item.prompt, item.outputs[0].rstrip("\ufffd").strip()) for item in own]
 
 
 def test_greedy_texts_are_those_of_hf(runs):
