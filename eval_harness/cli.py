@@ -4,7 +4,6 @@ Exit codes: 0 done or kept, 1 regressed, 2 bad or missing input (one line), 3 un
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -12,8 +11,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from eval_harness import judge_cli, verdict_cli
-from eval_harness.checkpoint import identity, resolve
+from eval_harness import judge_cli, meta_cli, verdict_cli
+from eval_harness import scorer_flags as flags
+from eval_harness.checkpoint import resolve
+from eval_harness.cli_values import pairs
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
 from eval_harness.presets import preset_names
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
+        flags.add_summaries(sub)
         judge_cli.add_judging(sub)
         if name == "run":
             sub.add_argument(
@@ -55,10 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
     ls.add_argument("--judges", action="store_true", help="list judges, their options, and templates")
-    meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
-    meta.add_argument("model")
-    meta.add_argument("--base", help="folder of a LoRA adapter's base model")
-    meta.add_argument("--tokenizer")
+    ls.add_argument("--scorers", action="store_true", help="list the scorers and their options instead")
+    meta_cli.add_parser(commands)
     return parser
 
 
@@ -137,8 +137,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
         endpoint=args.endpoint,
         concurrency=args.concurrency,
         allow_truncation=args.allow_truncation,
-        generation=judge_cli.pairs(args.generation, "--generation"),
-        engine=judge_cli.pairs(args.engine, "--engine"),
+        generation=pairs(args.generation, "--generation"),
+        engine=pairs(args.engine, "--engine"),
         **given,
     ).checked()
 
@@ -166,7 +166,7 @@ def request_from(args: argparse.Namespace) -> Request:
         cache=None if args.no_cache else args.cache or default_cache(),
         punkt_standin=args.punkt_standin,
         overwrite=args.overwrite,
-        extra=judge_cli.options_from(args),
+        extra={**judge_cli.options_from(args), **flags.options_from(args)},
     )
 
 
@@ -203,10 +203,12 @@ def dispatch(argv: list[str] | None) -> int:
         judge_cli.agreement(args)
     elif args.command == "ls" and args.judges:
         judge_cli.list_judges()
+    elif args.command == "ls" and args.scorers:
+        print("\n".join(flags.scorer_lines()))
     elif args.command == "ls":
         _ls(args.tasks)
     elif args.command == "meta":
-        print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
+        return meta_cli.run(args)
     elif args.command == "validate":
         lines = verdict_cli.validate_gates(args) if args.gates else []
         if not args.gates or args.suites or args.model:

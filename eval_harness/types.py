@@ -67,7 +67,8 @@ class ItemRecord:
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
     `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1; None is an item that
     no judge has judged. `outputs` are the raw answers: generated texts, or [log-probability in nats, is
-    greedy] per choice; `choices` are then the texts scored, in the same order.
+    greedy] per choice; `choices` are then the texts scored, in the same order. `evidence` maps a
+    metric to the [document sentence, summary sentence, score] that speak most against the answer.
     """
 
     task: str
@@ -80,6 +81,7 @@ class ItemRecord:
     target: str
     prompt: str
     choices: list[str] = field(default_factory=list)
+    evidence: dict[str, list[Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""

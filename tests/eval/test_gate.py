@@ -384,7 +384,7 @@ def test_every_shipped_gates_file_is_strong_enough_and_fits_its_preset(capsys):
     from eval_harness.gates import gate_names, load_gates
     from eval_harness.presets import load_preset
 
-    assert gate_names() == ["leaderboard", "quick", "win_rate", "win_rate-kept"]
+    assert gate_names() == ["leaderboard", "quick", "summaries", "win_rate", "win_rate-kept"]
     for name in gate_names():
         assert main(["validate", "--gates", name]) == 0, capsys.readouterr().err
     for name in ("leaderboard", "quick"):  # the gates of win rates take whatever tasks there are

@@ -1,0 +1,193 @@
+"""Scorers that need no model: against the libraries, and by hand."""
+
+import ast
+
+import pytest
+
+import eval_harness.scorers  # noqa: F401 - registers them
+from eval_harness.errors import UserError
+from eval_harness.scoring.cases import Case, Device, checked_cases
+from eval_harness.scoring.catalog import (
+    Wanted,
+    build_scorer,
+    digest,
+    option_fields,
+    register_scorer,
+    scorer_class,
+    scorer_names,
+)
+from eval_harness.scoring.words import is_caseless, names, numbers, words
+
+from .conftest import REPO
+
+TEXTS = [
+    ("The cat sat on the mat. It slept.", "A cat sat on a mat. It was sleeping."),
+    ("Police arrested two men in Leeds on Monday.", "Two men were arrested by police."),
+    ("", "Nothing was said."),
+]
+
+
+def built(name, **options):
+    return build_scorer(Wanted(name, options), Device("cpu"))
+
+
+def test_rouge_equals_the_library():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    library = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    graded = built("rouge").score([Case("d", (s,), r) for s, r in TEXTS])
+    for (summary, reference), own in zip(TEXTS, graded):
+        # One sentence a line, which only ROUGE-Lsum looks at.
+        lines = ["\n".join(t.replace(". ", ".\n").split("\n")) for t in (reference, summary)]
+        expected = library.score(*lines)
+        for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+            assert own.values[name] == (expected[name].fmeasure,)
+    assert graded[0].values["rougeL"] != graded[0].values["rougeLsum"] or graded[1].values["rouge1"][0] > 0
+    precision = built("rouge", against="document", measure="precision", stem=False)
+    assert precision.score([Case("a b c d", ("a b x",))])[0].values["rouge1"] == (pytest.approx(2 / 3),)
+
+
+def test_self_bleu_equals_the_library():
+    from sacrebleu.metrics import BLEU
+
+    samples = ("the cat sat on the mat today", "the cat sat on a mat", "a dog ran home", "")
+    found = built("self-bleu").score([Case("d", samples)])[0].values["self_bleu"]
+    bleu = BLEU(effective_order=True)
+    own = [
+        bleu.sentence_score(s, [t for j, t in enumerate(samples) if j != i]).score
+        for i, s in enumerate(samples)
+    ]
+    assert found == (pytest.approx(sum(own) / 4 / 100, abs=1e-12),)
+    assert built("self-bleu").score([Case("d", ("one two three four five",) * 2)])[0].values["self_bleu"] == (
+        1.0,
+    )
+
+
+DOCUMENT = "In Paris, Anna Smith told Reuters that 1,200 people and three dogs left on 5 May. "
+DOCUMENT += "It cost 2.5 million pounds."
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        ("Anna Smith said people left Paris.", 1.0),
+        ("They say Boris Smith left Paris.", 1 / 2),
+        ("People left.", 1.0),
+        ("", 0.0),
+        ("anna smith left paris with people", 1.0),  # small letters only: every word must be there
+        ("anna smith left rome", 3 / 4),
+    ],
+)
+def test_entity_overlap_by_hand(summary, expected):
+    graded = built("entity-overlap").score([Case(DOCUMENT, (summary,))])[0]
+    assert graded.values["entity_overlap"] == (pytest.approx(expected),)
+    assert bool(graded.evidence[0]) == (0 < expected < 1)
+
+
+def test_evidence_names_the_sentence_and_the_nearest_one_of_the_document():
+    summary = "Anna Smith spoke. The cost in Rome was 9 million pounds."
+    graded = built("number-overlap").score([Case(DOCUMENT, (summary,))])[0]
+    (found,) = graded.evidence[0]
+    assert found == ("It cost 2.5 million pounds.", "The cost in Rome was 9 million pounds.", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("summary", "expected"),
+    [
+        ("About 1200 people and 3 dogs left on May 5.", 1.0),
+        ("About 1,300 people and three dogs left.", 0.5),
+        ("It cost 2.5m pounds, or 2,500,000.", 1.0),
+        ("It cost two million.", 0.0),
+        ("No number here, not even one.", 1.0),
+        ("", 0.0),
+    ],
+)
+def test_number_overlap_by_hand(summary, expected):
+    assert built("number-overlap").score([Case(DOCUMENT, (summary,))])[0].values["number_overlap"] == (
+        expected,
+    )
+
+
+def test_numbers_and_case():
+    assert numbers("twenty-one of 1,000.5 or 3 billion, 1.2.3 and 10k") == [21, 1000.5, 3e9, 123, 10000]
+    assert is_caseless(["the u.s. left."], "The U.S. left.")
+    assert is_caseless(["He met barack obama."], "He met Barack Obama.")
+    assert not is_caseless(["A man left."], "A man met Barack Obama.")
+    assert names(["Boris York is big.", "He met Anna Smith in York."], caseless=False) == [
+        ["boris york"],
+        ["anna smith", "york"],
+    ]
+    assert words("Anna's well-known dog") == ["anna", "well-known", "dog"]
+
+
+def test_novel_ngrams_by_hand():
+    graded = built("novel-ngrams").score([Case("a b c d e", ("a b x d e", "a b c d", "z", ""))])[0]
+    assert graded.values["novel_1grams"] == (1 / 5, 0.0, 1.0, 0.0)
+    assert graded.values["novel_2grams"] == (2 / 4, 0.0, 0.0, 0.0)
+    assert graded.values["novel_4grams"] == (1.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", scorer_names())
+def test_every_scorer_describes_itself(name):
+    cls = scorer_class(name)
+    assert cls.__doc__.splitlines()[0].endswith(".")
+    assert cls.metrics
+    assert len({metric.name for metric in cls.metrics}) == len(cls.metrics)
+    assert all(kind in (str, int, float, bool) for kind, _ in option_fields(cls).values())
+    assert cls.__module__.rsplit(".", 1)[1].replace("_", "-") == name
+
+
+def test_a_scorer_is_one_file_and_a_name_is_taken_once():
+    with pytest.raises(ValueError, match="already"):
+        register_scorer("rouge")(type("Other", (scorer_class("rouge"),), {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("rogue", {}, "did you mean rouge"),
+        ("rouge", {"messure": "recall"}, "did you mean measure"),
+        ("rouge", {"stem": "yes"}, "true or false"),
+        ("rouge", {"measure": "f2"}, "fmeasure or precision or recall"),
+        ("minicheck", {"chunk": True}, "an integer"),
+        ("entity-overlap", {"stem": True}, "no options"),
+    ],
+)
+def test_mistakes_are_named(name, options, text):
+    with pytest.raises(UserError, match=text):
+        built(name, **options).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "text"),
+    [
+        ("rouge", Case(" \n", ("a",), "r", "row 7"), "row 7: the document is empty"),
+        ("rouge", Case("d", ("a",)), "needs a reference"),
+        ("self-bleu", Case("d", ("a",)), "at least 2"),
+        ("edna", Case("d", ("a",)), "at least 2"),
+    ],
+)
+def test_cases_that_cannot_be_scored(name, case, text):
+    with pytest.raises(UserError, match=text):
+        checked_cases(built(name), [case])
+
+
+def test_the_digest_knows_options_and_not_places(tmp_path):
+    assert digest(built("rouge")) == digest(built("rouge"))
+    assert digest(built("rouge")) != digest(built("rouge", stem=False))
+    assert digest(built("entity-overlap")) != digest(built("number-overlap"))
+
+
+def test_arrows_between_scorers_and_what_they_stand_on():
+    """Scorers know neither each other nor suites and command lines; what they stand on knows no scorer."""
+    above = {"suites", "runner", "cli", "meta_cli", "scorer_flags", "summaries", "meta"}
+    for folder, forbidden in (("scoring", {*above, "scorers"}), ("scorers", {*above, "scorers"})):
+        files = [p for p in (REPO / "eval_harness" / folder).glob("*.py") if p.name != "__init__.py"]
+        assert len(files) > 5
+        for path in files:
+            names = {
+                node.module.split(".")[1]
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("eval_harness.")
+            }
+            assert not names & forbidden, path
