@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo test check docs wheel-test test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
@@ -57,6 +57,12 @@ wheel-test: install
 	$(BIN)/python -m venv --system-site-packages --without-pip build/wheel/venv
 	PYTHONPATH= $(BIN)/python -m pip --python build/wheel/venv/bin/python install --quiet --no-deps --force-reinstall build/wheel/*.whl
 	tests/wheel/run.sh build/wheel/venv $(CURDIR)/$(VENV)
+
+# The Triton kernels: their numbers in Triton's interpreter, and that they compile for GPUs. No GPU is needed.
+TRITON ?= triton==3.9.0
+test-triton: install
+	test -d $(VENV)/triton/triton || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target $(VENV)/triton "$(TRITON)"
+	PYTHONPATH=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest tests/fused/test_triton.py -rs
 
 # Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
 VLLM_VENV ?= .venv-vllm

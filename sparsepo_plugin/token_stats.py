@@ -74,7 +74,7 @@ def statistics_at(
     Args:
       policy_logits: [tokens, vocab], any float dtype.
       reference_logits: [other tokens, vocab], or None. Never receives a gradient.
-      policy_index: rows of the policy's table, [n].
+      policy_index: rows of the policy's table, [n]; a row may stand there more than once.
       reference_index: rows of the reference's table, [n].
       targets: token ids, [n].
       with_kl: compute the token KL.
@@ -194,7 +194,8 @@ class _TokenStatistics(torch.autograd.Function):
             if ctx.with_kl and grad_kl is not None:
                 q = _log_softmax(reference[reference_index[part]]).exp()
                 g += grad_kl[part, None] * (p - q)
-            grad[index[part]] = g.to(grad.dtype)
+            # One position may predict the first token of two responses: its gradients add up.
+            grad.index_add_(0, index[part], g.to(grad.dtype))
         return grad, None, None, None, None, None
 
 

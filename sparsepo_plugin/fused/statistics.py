@@ -116,7 +116,9 @@ def _side(hidden: Tensor, head: HeadWeights, logit_map: LogitMap) -> _Side:
     if hidden.device.type == "cpu":
         # A CPU rounds the result of a bfloat16 product to bfloat16: 3 digits of a logit.
         return _Side(hidden.detach().to(compute), weight.to(compute), bias, logit_map)
-    return _Side(hidden.detach().to(weight.dtype), weight, bias, logit_map)
+    # Under autocast one of them is wide: products take the narrower type, as the head itself would.
+    narrow = min((hidden.dtype, weight.dtype), key=lambda dtype: torch.finfo(dtype).bits)
+    return _Side(hidden.detach().to(narrow), weight.to(narrow), bias, logit_map)
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -236,7 +238,8 @@ class _Gradients:
         compute = _compute_dtype(hidden.dtype)
         self._states, self._matrix, self._result = hidden.detach(), weight.detach(), hidden.dtype
         # A GPU multiplies in the parameters' dtype and adds up in float32; a CPU would round the result.
-        self.dtype = compute if hidden.device.type == "cpu" else weight.dtype
+        narrow = min((hidden.dtype, weight.dtype), key=lambda dtype: torch.finfo(dtype).bits)
+        self.dtype = compute if hidden.device.type == "cpu" else narrow
         self._hidden = hidden.new_zeros(hidden.shape, dtype=compute) if needed[0] else None
         self._weight = torch.empty_like(weight) if needed[1] else None
         self._bias = None if bias is None or not needed[2] else torch.empty_like(bias)

@@ -112,6 +112,11 @@ SIGNATURES = {
         "dataset", "tokenizer", "max_length", "strategy", "input_template", "is_dpo", "num_processors",
     ],
     "openrlhf.datasets:RewardDataset.__getitem__": ["idx"],
+    "openrlhf.datasets:RewardDataset.process_data": ["data"],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_dataloader": [
+        "replay_buffer", "batch_size", "pin_memory", "shuffle", "collate_fn", "drop_last", "sampler",
+        "consumed_samples", "num_workers",
+    ],
     "openrlhf.datasets.reward_dataset:preprocess_data": [
         "data", "input_template", "prompt_key", "chosen_key", "rejected_key", "apply_chat_template", "is_dpo",
     ],
@@ -146,6 +151,7 @@ SOURCE = {
         "self.save_logs_and_checkpoints(args, global_step, step_bar, logs_dict, client_states)",
         "consumed_samples // args.train.batch_size",
         'args.ckpt.save_steps = float("inf")',
+        "isinstance(self.train_dataloader.sampler, DistributedSampler)", "sampler.set_epoch( epoch, consumed",
     ],
     "openrlhf.trainer.dpo_trainer:DPOTrainer.evaluate": ["self.model.train()", "self.loss_fn("],
     "openrlhf.trainer.dpo_trainer:DPOTrainer.save_logs_and_checkpoints": [
@@ -198,7 +204,9 @@ SOURCE = {
         "self.get_ds_train_config(optim_dict=optim_dict,", "self._get_model_parameters( model, optim=",
         '"type": "AdamW"',
     ],
-    "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_dataloader": ["sampler = DistributedSampler("],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_dataloader": [
+        "sampler = DistributedSampler(", "batch_size=batch_size, sampler=sampler, drop_last=drop_last",
+    ],
     "openrlhf.utils.distributed_sampler:DistributedSampler.__iter__": [
         "indices[self.rank : self.total_size : self.num_replicas]",
     ],

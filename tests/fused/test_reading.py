@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsepo_plugin.adapters.reading import HEAD_MODES, Reader, statistics
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
 from sparsepo_plugin.fused import LogitMap
+from sparsepo_plugin.token_stats import statistics_at
 from sparsepo_plugin.window import response_window
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -202,3 +203,17 @@ def test_a_model_without_a_head_is_read_from_all_logits(batch):
     policy.get_output_embeddings = lambda: None
     assert Reader(policy, say=said.append).mode == "off"
     assert said == ["LlamaForCausalLM: it names no output head; the loss reads its logits of all positions"]
+
+
+def test_a_position_that_predicts_two_tokens_gets_both_gradients():
+    generator = torch.Generator().manual_seed(0)
+    logits, other = (torch.randn(3, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    index, targets = torch.tensor([1, 0, 1]), torch.tensor([2, 4, 6])
+    gradients = []
+    for twice in (False, True):
+        leaf = logits.clone().requires_grad_()
+        table, rows = (leaf[index], torch.arange(3)) if twice else (leaf, index)
+        found = statistics_at(table, other[index], rows, torch.arange(3), targets, with_kl=True)
+        (found.policy_logps.sum() + found.token_kl.square().sum()).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0)

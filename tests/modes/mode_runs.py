@@ -106,6 +106,7 @@ def single_modes(inputs: Inputs) -> dict[str, list[str]]:
         "overlap": ["--ds.overlap_comm"],
         "accumulation-dtype": ["--ds.grad_accum_dtype", "fp32"],
         "workers": [*FP32, "--data.dataloader_num_workers", "1"],
+        "length-batches": [*FP32, "--data.length_batching"],
     }
 
 

@@ -84,7 +84,8 @@ def test_a_modes_checkpoint_is_a_plain_model_or_adapter(processes, key, run, inp
 # Runs of each row differ in a mode that must change no number.
 SAME = [
     ["zero-1", "adam-offload", "adam-offload-zero-3", "reference-offload-zero-3", "packed-zero-3",
-     "reentrant", "reentrant-zero-3", "workers", "two:zero-1", "two:reference-offload-zero-3"],
+     "reentrant", "reentrant-zero-3", "workers", "length-batches", "two:zero-1",
+     "two:reference-offload-zero-3"],
     ["lora", "two:lora-zero-3"],
     ["muon", "two:muon"],
     ["experts", "experts-zero-3"],

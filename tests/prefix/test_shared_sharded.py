@@ -18,7 +18,6 @@ from sparsepo_plugin.demo.tiny import build_tokenizer
 WORKER = Path(__file__).with_name("sharded_worker.py")
 CHECKPOINTING = ["--model.gradient_checkpointing_enable"]
 CELLS = {
-    "zero-3": ["--ds.zero_stage", "3"],
     "zero-3-lora-recomputed": ["--ds.zero_stage", "3", "--ds.lora.rank", "4", *CHECKPOINTING],
 }
 

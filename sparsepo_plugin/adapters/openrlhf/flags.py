@@ -180,6 +180,10 @@ class _Parser(argparse.ArgumentParser):
             default="auto",
             help="auto: what chosen and rejected begin with runs once, where the model allows it",
         )
+        # Not in the group either: it has a --no- form.
+        self.add_argument(
+            "--data.length_batching", action="store_true", help="micro-batches of pairs of similar length"
+        )
 
 
 def _finish(arguments: SimpleNamespace) -> Parsed:

@@ -24,6 +24,8 @@ def check_modes(arguments: SimpleNamespace, chosen: str | None, processes: int) 
     """
     if arguments.ds.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--ds.zero_stage: got {arguments.ds.zero_stage}, expected 0, 1, 2 or 3")
+    if arguments.data.length_batching and chosen is None:
+        raise UserError("--data.length_batching: got upstream's own loss, expected --loss NAME, such as dpo")
     _check_attention(arguments.ds)
     _check_ring_attention(arguments.ds, chosen)
     _check_precision(arguments.ds)

@@ -18,13 +18,13 @@ import openrlhf.utils.deepspeed.deepspeed as upstream
 import torch
 import torch.distributed as dist
 from deepspeed.runtime import engine as deepspeed_engine
-from openrlhf.utils.deepspeed import DeepspeedStrategy
 from torch import nn
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE, Saved
+from sparsepo_plugin.adapters.openrlhf.length_batches import LengthBatchedLoading
 from sparsepo_plugin.swap import swapped
 
 
@@ -46,7 +46,7 @@ def _without_cuda() -> Iterator[None]:
         yield
 
 
-class PortableStrategy(DeepspeedStrategy):
+class PortableStrategy(LengthBatchedLoading):
     """Upstream's strategy for any device; its checkpoints survive a kill at any moment.
 
     Attributes:

@@ -17,6 +17,7 @@ from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.metrics import MetricSum
 from sparsepo_plugin.types import Masks, TokenStats
+from sparsepo_plugin.window import ResponseWindow
 
 # TRL's names of metrics that dashboards know, for the same numbers under ours.
 _TRL_NAMES = {
@@ -136,12 +137,24 @@ class EvaluationPairs:
         """Which pairs are no copies, [pairs], bool."""
         return torch.tensor([index < self._length for index in indices], device=device)
 
-    def add(self, indices: list[int], token_ids: Tensor, stats: TokenStats, masks: Masks) -> None:
-        """Record the pairs that are wanted and no copies."""
+    def add(
+        self, indices: list[int], window: ResponseWindow, ids: Tensor, stats: TokenStats, masks: Masks
+    ) -> None:
+        """Record the pairs that are wanted and no copies.
+
+        Args:
+          indices: index of every pair in the evaluation data.
+          window: where the responses lie in ``ids``.
+          ids: input tokens, [2 * pairs, seq].
+          stats: token statistics in the window's layout.
+          masks: masks, same shape.
+        """
         limit = min(self.record.limit, self._length)
         if limit and min(indices) < limit:
             real = [index if index < self._length else self.record.limit for index in indices]
-            self.record.add(real, token_ids, stats, masks)
+            starts = (window.source[:, 0] % ids.shape[1]).tolist()
+            prompts = [row[: start + 1] for row, start in zip(ids, starts)]
+            self.record.add(real, window.token_ids, stats, masks, prompts)
 
     def finish(self, folder: Path, step: int) -> None:
         """Write the record of all processes."""

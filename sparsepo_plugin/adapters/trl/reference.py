@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin.activations import Recorder, Site, find_sites
+from sparsepo_plugin.adapters.reading import Reader, Reading
+from sparsepo_plugin.window import ResponseWindow
 
 
 class ReferenceOutput(NamedTuple):
-    """What the reference says about a batch.
+    """What the reference says about a batch, at the response positions.
 
     Attributes:
-      logits: [2 * pairs, seq, vocab].
-      hidden_states: of blocks 1..L, each [2 * pairs, seq, hidden]; empty if not asked for.
-      activations: feature means of the recorded sites, each [2 * pairs, seq]; empty if not asked for.
+      reading: its statistics' part and its hidden states.
+      activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
     """
 
-    logits: Tensor
-    hidden_states: tuple[Tensor, ...]
+    reading: Reading
     activations: Mapping[str, Tensor]
 
 
@@ -43,7 +43,9 @@ def recording_sites(model: Any, groups: tuple[str, ...]) -> list[Site]:
         return find_sites(type(base)(base.config), groups)
 
 
-def run(model: nn.Module, inputs: Mapping[str, Any], *, states: bool, sites: list[Site]) -> ReferenceOutput:
+def run(
+    model: nn.Module, inputs: Mapping[str, Any], reader: Reader, window: ResponseWindow, sites: list[Site]
+) -> ReferenceOutput:
     """Run the reference; the caller has set no_grad and, under PEFT, switched the adapter off.
 
     The hooks live for this pass only: the same modules may also run the policy.
@@ -51,17 +53,15 @@ def run(model: nn.Module, inputs: Mapping[str, Any], *, states: bool, sites: lis
     Args:
       model: reference model, unwrapped.
       inputs: keyword arguments of its forward.
-      states: ask for hidden states.
+      reader: of this model.
+      window: where the responses lie.
       sites: where to record activations.
     """
     recorder = Recorder(plain(model), sites) if sites else None
     try:
-        output = model(**inputs, **({"output_hidden_states": True} if states else {}))
+        reading = reader.read(lambda **asked: model(**inputs, **asked), window)
     finally:
         if recorder is not None:
             recorder.remove()
-    return ReferenceOutput(
-        output.logits,
-        tuple(output.hidden_states[1:]) if states else (),
-        {} if recorder is None else recorder.take(),
-    )
+    means = {} if recorder is None else recorder.take()
+    return ReferenceOutput(reading, {name: window.take(value) for name, value in means.items()})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 from transformers import AutoConfig, TrainerCallback
 from trl import DPOTrainer
@@ -16,14 +17,16 @@ from trl.trainer.utils import use_adapter
 
 from sparsepo_plugin import metrics, registry
 from sparsepo_plugin.adapters.objective import Objective, reference_shape
+from sparsepo_plugin.adapters.reading import Reader, Reading, statistics
 from sparsepo_plugin.adapters.trl import reference, refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
 from sparsepo_plugin.adapters.trl.mask_training import MaskTraining, refuse_sharding
 from sparsepo_plugin.adapters.trl.pair_log import EvaluationPairs, PairLog, require_finite
 from sparsepo_plugin.adapters.trl.reference import ReferenceOutput
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
+from sparsepo_plugin.token_stats import IGNORE_INDEX
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
+from sparsepo_plugin.window import ResponseWindow, response_window
 
 if TYPE_CHECKING:
 
@@ -66,6 +69,7 @@ class PreferenceMixin(_Upstream):
         self.mask_training = MaskTraining(self.preference_objective, args.seed, self.accelerator.device)
         judge = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
         self._reference_sites = reference.recording_sites(judge, self.preference_objective.needs.activations)
+        self._readers = self._build_readers(judge)
         self._pair_log = PairLog(Path(args.output_dir), active=self.is_world_process_zero())
         self._evaluation_pairs = EvaluationPairs(
             self.preference_objective.options.record,
@@ -76,6 +80,20 @@ class PreferenceMixin(_Upstream):
         )
         self.add_callback(_Start(self))
 
+    def _build_readers(self, judge: Any) -> dict[str, Reader]:
+        """Readers of the policy, of the policy where all its logits are wanted, of the reference."""
+        # DistributedDataParallel must see every parameter in the graph of the model's own output.
+        alone = self.accelerator.distributed_type == DistributedType.NO
+        mode, policy = "auto" if alone else "rows", self.accelerator.unwrap_model(self.model)
+        say = self.accelerator.print
+        return {
+            "policy": Reader(policy, mode=mode, say=say),
+            "all": Reader(policy, mode="off"),
+            "reference": Reader(
+                judge, mode="auto", states=self.preference_objective.needs.hidden_states, say=say
+            ),
+        }
+
     # ---------------------------------------------------------------- loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
@@ -84,33 +102,43 @@ class PreferenceMixin(_Upstream):
         labels = ids.masked_fill(inputs["completion_mask"] == 0, IGNORE_INDEX)
         passed = {name: value for name, value in inputs.items() if name not in kept} | {"use_cache": False}
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        outputs = model(**passed, **router)
-        judged = self._run_reference(passed) if self.preference_objective.needs.reference else None
+        window = response_window(ids, labels)
+        kept_outputs: list[Any] = []
+
+        def call(**asked: Any) -> Any:
+            kept_outputs[:] = [model(**passed, **router, **asked)]
+            return kept_outputs[0]
+
+        reading = self._readers["all" if return_outputs else "policy"].read(call, window)
+        (outputs,) = kept_outputs
+        judged = self._run_reference(passed, window) if self.preference_objective.needs.reference else None
         self.mask_training.module.train(training)
         # The loss is computed in float32 whatever the models ran in; autocast would undo that.
         with torch.autocast(ids.device.type, enabled=False):
-            stats, masks, output = self._preference(outputs.logits, judged, labels, ids)
+            stats, masks, output = self._preference(reading, judged)
         loss = output.losses.mean()
-        self._collect_metrics(training, inputs, stats, masks, output)
+        self._collect_metrics(training, ids, window, inputs["attention_mask"].sum(), stats, masks, output)
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         return (loss, outputs) if return_outputs else loss
 
     def _preference(
-        self, logits: Tensor, judged: ReferenceOutput | None, labels: Tensor, ids: Tensor
+        self, reading: Reading, judged: ReferenceOutput | None
     ) -> tuple[TokenStats, Masks, LossOutput]:
         """Statistics, masks and loss of a batch."""
-        stats = token_stats(
-            logits,
-            None if judged is None else judged.logits,
-            labels,
+        stats = statistics(
+            reading,
+            None if judged is None else judged.reading,
             with_kl=self.preference_objective.needs.token_kl,
         )
-        hidden, activations = ((), {}) if judged is None else (judged.hidden_states, judged.activations)
-        masks = self.mask_training.module(ReferenceState(hidden, stats.response_mask, ids, activations))
+        hidden, activations = (
+            ((), {}) if judged is None else (judged.reading.hidden_states, judged.activations)
+        )
+        state = ReferenceState(hidden, stats.response_mask, reading.window.token_ids, activations)
+        masks = self.mask_training.module(state)
         return stats, masks, self.preference_objective.evaluate(stats, masks, self.beta)
 
-    def _run_reference(self, passed: dict[str, Any]) -> ReferenceOutput:
+    def _run_reference(self, passed: dict[str, Any], window: ResponseWindow) -> ReferenceOutput:
         """Run the reference: a model of its own, or the policy's with its adapter off."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -122,11 +150,17 @@ class PreferenceMixin(_Upstream):
                 stack.enter_context(use_adapter(judge, adapter_name=name))
             else:
                 judge = self.accelerator.unwrap_model(self.ref_model)
-            states = self.preference_objective.needs.hidden_states
-            return reference.run(judge, passed, states=states, sites=self._reference_sites)
+            return reference.run(judge, passed, self._readers["reference"], window, self._reference_sites)
 
     def _collect_metrics(
-        self, training: bool, inputs: dict[str, Any], stats: TokenStats, masks: Masks, output: LossOutput
+        self,
+        training: bool,
+        ids: Tensor,
+        window: ResponseWindow,
+        tokens: Tensor,
+        stats: TokenStats,
+        masks: Masks,
+        output: LossOutput,
     ) -> None:
         """Add a batch to the metrics, every pair once, and stop where a loss is not finite."""
         pairs, device = len(output.losses), output.losses.device
@@ -139,8 +173,8 @@ class PreferenceMixin(_Upstream):
             rows = torch.cat([keep, keep])
             kept = LossOutput(*(value[keep] for value in output))
             found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
-            self._evaluation_pairs.add(indices, inputs["input_ids"], stats, masks)
-        split, tokens = "train" if training else "eval", inputs["attention_mask"].sum()
+            self._evaluation_pairs.add(indices, window, ids, stats, masks)
+        split = "train" if training else "eval"
         finite = self._pair_log.add(split, found, tokens, finite=finite, device=device)
         require_finite(finite, training=training, step=self.state.global_step)
 
