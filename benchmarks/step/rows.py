@@ -58,6 +58,7 @@ def load() -> None:
     importlib.import_module("openrlhf.trainer.dpo_trainer")
     importlib.import_module("sparsepo_plugin.adapters.openrlhf.trainer")
     importlib.import_module("sparsepo_plugin.adapters.openrlhf.dataset")
+    importlib.import_module("sparsepo_plugin.adapters.openrlhf.length_batches")
     if importlib.util.find_spec("trl") is not None:
         importlib.import_module("trl").DPOTrainer  # noqa: B018  loaded when it is looked up
 
@@ -209,5 +210,8 @@ class Runner:
     def _dealt(self, step: Step) -> Step:
         if not self._sorted:
             return step
-        found = sizes(step)
-        return by_length(step, sorted(range(len(found)), key=found.__getitem__))
+        from sparsepo_plugin.adapters.openrlhf.length_batches import LengthSampler
+
+        found, micro = sizes(step), len(step[0].prompts)
+        sampler = LengthSampler(found, micro_batch=micro, step=len(found), num_replicas=1, rank=0, seed=SEED)
+        return by_length(step, list(sampler))
