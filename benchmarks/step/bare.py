@@ -5,7 +5,8 @@ A forward-and-loss function maps a batch to the mean loss over its pairs, with t
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,7 +43,13 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.long().cumsum(-1) - 1).masked_fill(attention == 0, 1)
 
 
-class PlainDPO:
+class _Bare:
+    def ready(self) -> AbstractContextManager[None]:
+        """The models are needed as they are."""
+        return nullcontext()
+
+
+class PlainDPO(_Bare):
     """OpenRLHF's DPO step: float32 logits of all positions, log-sum-exp in chunks of 1,024 rows."""
 
     def __init__(self, models: Models) -> None:
@@ -70,7 +77,7 @@ class PlainDPO:
         return (found[:, :-1] * response[:, 1:]).sum(-1)
 
 
-class PlainSparsePO:
+class PlainSparsePO(_Bare):
     """SparsePO written down as the formula stands: whole distributions of both models at every position."""
 
     def __init__(self, models: Models, objective: Objective) -> None:
@@ -123,17 +130,23 @@ class Ours:
         self.mask_source = objective.build_masks(SEED).to(device)
         self._policy = Reader(models.policy, mode=head)
         self._reference = Reader(models.reference, mode=head, states=objective.needs.hidden_states)
+        self._kernel = kernel
         for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
-            if reason := prefix.start(model, training=training):
-                raise ValueError(f"no shared rows: {reason}")
-            if kernel is not None:
-                prefix.detach(model)
-                prefix.attach(model, kernel)
-
-    def close(self) -> None:
-        """Give the models back as they were."""
-        for model in self.models:
+            reason = prefix.start(model, training=training)
             prefix.detach(model)
+            if reason is not None:
+                raise ValueError(f"no shared rows: {reason}")
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Within the context the models are as this row needs them; afterwards as they were."""
+        for model in self.models if self.shared else ():
+            prefix.attach(model, self._kernel)
+        try:
+            yield
+        finally:
+            for model in self.models:
+                prefix.detach(model)
 
     def loss(self, batch: PairBatch) -> Tensor:
         """Mean loss of the pairs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ class Shape:
     kv_heads: int = 6
     intermediate: int = 1024
     tied: bool = True
+
+    def __str__(self) -> str:
+        return f"Llama {self.hidden} x {self.layers}"
 
 
 # 23 million parameters with a vocabulary of 32,000, of which 12 million are the vocabulary's.
@@ -64,8 +68,8 @@ def build(
         bos_token_id=None, eos_token_id=1, pad_token_id=0, attn_implementation="sdpa",
     )  # fmt: skip
     with torch.device(device):
-        policy = LlamaForCausalLM(config).to(dtype)
-        reference = LlamaForCausalLM(config).to(dtype)
+        # Each its own configuration, which says how the model attends.
+        policy, reference = (LlamaForCausalLM(copy.deepcopy(config)).to(dtype) for _ in range(2))
     reference.load_state_dict(policy.state_dict())
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -28,15 +28,21 @@ class Line(NamedTuple):
     tokens: int
 
 
+class Setting(NamedTuple):
+    """Where and on what: device, threads (0 where they do not matter), number format, sizes of the model."""
+
+    device: str
+    threads: int
+    dtype: str
+    model: str
+
+
 class Spread(NamedTuple):
     """Median, least and most of the rounds."""
 
     median: float
     least: float
     most: float
-
-    def __str__(self) -> str:
-        return f"{self.median:5.2f} [{self.least:.2f} .. {self.most:.2f}]"
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:
@@ -53,12 +59,24 @@ def print_lines(work: Workload, lines: list[Line]) -> None:
     print(f" {'step MiB':>9} {'ratio':>5} {'loss MiB':>9} {'ratio':>5}")
     for line in lines:
         entry = _entry(line, lines[0])
-        wall, cpu = (Spread(*(entry[f"{kind}_{part}"] for part in _PARTS)) for kind in ("wall", "cpu"))
-        print(f"{line.name:32} {entry['wall_s']:7.2f} {wall!s:>21} {cpu!s:>21}", end="")
-        if line.step_peaks:
-            print(f" {entry['step_mib']:9.0f} {entry['step_ratio']:5.2f}", end="")
-            print(f" {entry['loss_mib']:9.0f} {entry['loss_ratio']:5.2f}", end="")
+        print(f"{line.name:32}", end="")
+        if not line.times:
+            print(" out of memory")
+            continue
+        spreads = (" ".join(_shown(entry, kind)) for kind in ("wall", "cpu"))
+        print(f" {entry['wall_s']:7.3f}", *(f"{spread:>21}" for spread in spreads), end="")
+        for kind in ("step", "loss"):
+            peak, ratio = (entry.get(f"{kind}_{part}", float("nan")) for part in ("mib", "ratio"))
+            print(f" {peak:9.0f} {ratio:5.2f}", end="")
         print(flush=True)
+
+
+def _shown(entry: dict[str, float], kind: str) -> tuple[str, ...]:
+    """Median and range of a ratio; nothing where the first row did not fit."""
+    if f"{kind}_ratio" not in entry:
+        return ("-",)
+    median, least, most = (entry[f"{kind}_{part}"] for part in _PARTS)
+    return f"{median:.2f}", f"[{least:.2f} .. {most:.2f}]"
 
 
 _PARTS = ("ratio", "least", "most")
@@ -68,21 +86,24 @@ def _entry(line: Line, base: Line) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind in ("wall", "cpu"):
         mine, theirs = ([getattr(usage, kind) for usage in which.times] for which in (line, base))
-        found[f"{kind}_s"] = round(statistics.median(mine), 3)
-        found |= {f"{kind}_{part}": round(v, 4) for part, v in zip(_PARTS, ratios(mine, theirs))}
+        if mine:
+            found[f"{kind}_s"] = round(statistics.median(mine), 4)
+        if mine and theirs:
+            found |= {f"{kind}_{part}": round(v, 4) for part, v in zip(_PARTS, ratios(mine, theirs))}
     for kind in ("step", "loss"):
         peaks, others = (getattr(which, f"{kind}_peaks") for which in (line, base))
         if peaks:
             found[f"{kind}_mib"] = round(statistics.median(peaks), 1)
+        if peaks and others:
             found[f"{kind}_ratio"] = round(ratios(peaks, others).median, 4)
     return found
 
 
-def append(path: Path, work: Workload, lines: list[Line], threads: int) -> None:
+def append(path: Path, work: Workload, lines: list[Line], setting: Setting) -> None:
     """Add the rows to a CSV file; the first call writes the header."""
     told = {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"), "commit": commit(),
-        "device": f"CPU {platform.machine()}", "threads": threads, "dtype": "float32",
+        **setting._asdict(),
         "workload": work.label(), "vocabulary": work.vocabulary, "pairs": work.pairs, "micro": work.micro,
     }  # fmt: skip
     rows = [
@@ -110,8 +131,9 @@ def versions() -> str:
     return " ".join(f"{name} {found[name]}" for name in PACKAGES if name in found)
 
 
+@cache
 def commit() -> str:
-    """The commit measured, marked where files were changed since."""
+    """The commit when this is first called, marked where files differ from it; call it before measuring."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import platform
 import statistics
 import sys
 import warnings
@@ -30,19 +31,24 @@ from pathlib import Path
 import torch
 
 from benchmarks.step.measure import Run, Usage, Worker
-from benchmarks.step.models import SMALL, Models, build
-from benchmarks.step.report import Line, append, print_lines
+from benchmarks.step.models import SMALL, TINY, Models, Shape, build
+from benchmarks.step.report import Line, Setting, append, commit, print_lines
 from benchmarks.step.rows import BASE, FULL, OURS, VARIANTS, Runner, Variant, load
 from benchmarks.step.workloads import Step, Workload, steps
 
 MADE = Workload("made", pairs=2, micro=2, most=0, length=256, share=0.5)
 SWEEPS: dict[str, list[Workload]] = {
     "vocabulary": [replace(MADE, vocabulary=size) for size in (32_000, 128_000, 152_000)],
-    "length": [replace(MADE, length=length) for length in (128, 512, 1024, 2048)],
+    "length": [replace(MADE, length=length) for length in (128, 512, 1024)],
     "share": [replace(MADE, length=512, share=share) for share in (0.1, 0.5, 0.9)],
     "batch": [replace(MADE, pairs=pairs, micro=pairs) for pairs in (1, 4, 8)],
 }
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
 SWEPT = (BASE, FULL, OURS, "sparsepo, two rows")
 
 
@@ -51,9 +57,10 @@ def make(variant: Variant, models: Models) -> Run:
     return Runner(variant, models).step
 
 
-def time_rows(variants: list[Variant], work: Workload, rounds: int, threads: int) -> dict[str, list[Usage]]:
+def time_rows(
+    variants: list[Variant], models: Models, work: Workload, rounds: int, threads: int
+) -> dict[str, list[Usage]]:
     """Interleaved rounds; the first step, untimed, must give the losses that belong together."""
-    models = build(SMALL, work.vocabulary)
     workers = {v.name: Worker(partial(make, v, models), threads=threads, memory=False) for v in variants}
     first, batches = warm_up(work), steps(work, rounds)
     losses = {v.name: workers[v.name].run(first).loss for v in variants}
@@ -95,11 +102,13 @@ def _require_equal(variants: list[Variant], losses: dict[str, float]) -> None:
 
 def compare(work: Workload, variants: list[Variant], arguments: argparse.Namespace) -> list[Line]:
     """All measurements of one workload."""
-    times = time_rows(variants, work, arguments.rounds, arguments.threads)
+    shape: Shape = TINY if arguments.tiny else SMALL
+    models = build(shape, work.vocabulary)
+    times = time_rows(variants, models, work, arguments.rounds, arguments.threads)
     tokens = statistics.mean(sum(batch.tokens() for batch in step) for step in steps(work, arguments.rounds))
     peaks: list[dict[str, list[float]]] = []
     for head_only in (False, True):
-        models = build(SMALL, work.vocabulary, head_only=head_only)
+        models = build(shape, work.vocabulary, head_only=head_only)
         found = {
             v.name: measure_memory(v, models, work, arguments.memory_rounds, arguments.threads)
             for v in (variants if arguments.memory_rounds else ())
@@ -131,6 +140,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4, help="pairs of an optimizer step")
     parser.add_argument("--micro", type=int, default=4, help="pairs of a forward pass")
     parser.add_argument("--most", type=int, default=512, help="tokens at which a row is cut")
+    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--tiny", action="store_true", help="a model of 32 x 2, to see that it runs")
     parser.add_argument("--out", type=Path, help="CSV file to append to")
     arguments = parser.parse_args()
     if not set(ENVIRONMENT.items()) <= set(os.environ.items()):  # read when a process starts
@@ -140,13 +151,16 @@ def main() -> None:
             {**os.environ, **ENVIRONMENT},
         )
     warnings.filterwarnings("ignore")
+    commit()  # before a long run, during which somebody may work on
     torch.set_num_threads(1)  # before the fork: a pool of threads would not survive it
     load()
-    sizes = {"pairs": arguments.pairs, "micro": arguments.micro, "most": arguments.most}
+    sizes = {name: getattr(arguments, name) for name in ("vocabulary", "pairs", "micro", "most")}
     works = [Workload(name, **sizes) for name in arguments.workloads]
     if arguments.sweep is not None:
         works = [work for name in arguments.sweep for work in SWEEPS[name]]
     default = SWEPT if arguments.sweep is not None else tuple(VARIANTS)
+    model = str(TINY if arguments.tiny else SMALL)
+    setting = Setting(f"CPU {platform.machine()}", arguments.threads, "float32", model)
     for work in works:
         variants = [
             v for v in chosen_rows(arguments.rows or default) if not v.sorted or work.pairs > work.micro
@@ -154,7 +168,7 @@ def main() -> None:
         lines = compare(work, variants, arguments)
         print_lines(work, lines)
         if arguments.out:
-            append(arguments.out, work, lines, arguments.threads)
+            append(arguments.out, work, lines, setting)
         sys.stdout.flush()
 
 
