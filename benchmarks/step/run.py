@@ -40,8 +40,8 @@ MADE = Workload("made", pairs=2, micro=2, most=0, length=256, share=0.5)
 SWEEPS: dict[str, list[Workload]] = {
     "vocabulary": [replace(MADE, vocabulary=size) for size in (32_000, 128_000, 152_000)],
     "length": [replace(MADE, length=length) for length in (128, 512, 1024)],
-    "share": [replace(MADE, length=512, share=share) for share in (0.1, 0.5, 0.9)],
-    "batch": [replace(MADE, pairs=pairs, micro=pairs) for pairs in (1, 4, 8)],
+    "share": [replace(MADE, length=512, share=share) for share in (0.1, 0.9)],
+    "batch": [replace(MADE, pairs=pairs, micro=pairs) for pairs in (1, 4)],
 }
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
