@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys;
 .PHONY: help install demo test check docs wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
-	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | clean"
+	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | clean"
 
 install: $(STAMP)
 
@@ -76,6 +76,14 @@ TRITON ?= triton==3.9.0
 test-triton: install
 	test -d $(VENV)/triton/triton || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target $(VENV)/triton "$(TRITON)"
 	PYTHONPATH=$(CURDIR)/$(VENV)/triton $(BIN)/python -m pytest tests/fused/test_triton.py -rs
+
+# Step time and memory over OpenRLHF's own DPO, appended to one CSV, and its plot. TRL's newest trainer is put
+# beside the environment, not into it; without a network its row is left out.
+BENCH_TRL := build/bench-trl
+bench: install
+	test -d $(BENCH_TRL)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target $(BENCH_TRL) "$(TRL_NEWEST)" || echo "TRL's row is left out: $(TRL_NEWEST) could not be fetched"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/$(BENCH_TRL) $(BIN)/python -m benchmarks.step.run --out docs/bench.csv $(ARGS)
+	$(BIN)/python -m benchmarks.step.plot docs/bench.csv docs/bench.png
 
 # Optional: the harness's vllm backend on CPU, in an environment of its own (Python 3.11).
 VLLM_VENV ?= .venv-vllm

@@ -1,0 +1,192 @@
+"""Steps on torch and transformers alone: a twin of OpenRLHF's DPO, SparsePO written down plainly, ours.
+
+A forward-and-loss function maps a batch to the mean loss over its pairs, with the graph for a backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import sparsepo_plugin.losses  # noqa: F401  registers the losses
+from benchmarks.step.models import Models
+from benchmarks.step.workloads import PAD, PairBatch
+from sparsepo_plugin import registry
+from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters.objective import Objective, reference_shape
+from sparsepo_plugin.adapters.reading import Reader, Reading, statistics
+from sparsepo_plugin.types import ReferenceState, TokenStats
+from sparsepo_plugin.window import ResponseWindow, response_window
+
+BETA, SEED = 0.1, 0
+
+
+def two_rows(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention mask and response mask of chosen, then rejected rows, [2 * pairs, seq] each."""
+    width = max(batch.chosen[0].shape[1], batch.rejected[0].shape[1])
+    ids, attention = (
+        torch.cat([functional.pad(side[i], (0, width - side[i].shape[1]), value=fill) for side in batch[:2]])
+        for i, fill in ((0, PAD), (1, 0))
+    )
+    prompts = torch.tensor(batch.prompts * 2, device=ids.device)
+    response = attention.bool() & (torch.arange(width, device=ids.device) >= prompts[:, None])
+    return ids, attention, response
+
+
+def positions(attention: Tensor) -> Tensor:
+    """Position of every token in its row; 1 on padding, as OpenRLHF has it."""
+    return (attention.long().cumsum(-1) - 1).masked_fill(attention == 0, 1)
+
+
+class _Bare:
+    def ready(self) -> AbstractContextManager[None]:
+        """The models are needed as they are."""
+        return nullcontext()
+
+
+class PlainDPO(_Bare):
+    """OpenRLHF's DPO step: float32 logits of all positions, log-sum-exp in chunks of 1,024 rows."""
+
+    def __init__(self, models: Models) -> None:
+        self.models, self.mask_source = models, nn.Identity()
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Mean loss of the pairs."""
+        ids, attention, response = two_rows(batch)
+        policy = self._logps(self.models.policy, ids, attention, response)
+        with torch.no_grad():
+            reference = self._logps(self.models.reference, ids, attention, response)
+        chosen, rejected = (policy - reference).chunk(2)
+        return -functional.logsigmoid(BETA * (chosen - rejected)).mean()
+
+    def _logps(self, model: Any, ids: Tensor, attention: Tensor, response: Tensor) -> Tensor:
+        output = model(ids, attention_mask=attention, position_ids=positions(attention))
+        # Upstream's output object holds the float32 logits, and nobody the model's own.
+        output["logits"] = output["logits"].to(torch.float32)
+        logits, labels = output["logits"], torch.roll(ids, -1, 1)
+        flat, values = logits.flatten(0, 1), []
+        for rows in flat.split(1024):
+            values.append(torch.logsumexp(rows, dim=-1))
+        at_labels = logits.gather(-1, labels[..., None]).squeeze(-1)
+        found = at_labels - torch.cat(values).view_as(labels)
+        return (found[:, :-1] * response[:, 1:]).sum(-1)
+
+
+class PlainSparsePO(_Bare):
+    """SparsePO written down as the formula stands: whole distributions of both models at every position."""
+
+    def __init__(self, models: Models, objective: Objective) -> None:
+        self.models, self.objective = models, objective
+        self.mask_source = objective.build_masks(SEED).to(next(models.policy.parameters()).device)
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Mean loss of the pairs."""
+        ids, attention, response = two_rows(batch)
+        inputs = {"attention_mask": attention, "position_ids": positions(attention)}
+        logits = self.models.policy(ids, **inputs).logits.float()
+        with torch.no_grad():
+            other = self.models.reference(ids, **inputs, output_hidden_states=True)
+            judged = other.logits.float()
+        log_p, log_q = logits.log_softmax(-1), judged.log_softmax(-1)
+        kl = (judged.softmax(-1) * (log_q - log_p)).sum(-1)
+        labels = torch.roll(ids, -1, 1)[..., None]
+        values = (log_p.gather(-1, labels).squeeze(-1), log_q.gather(-1, labels).squeeze(-1), kl)
+        seen = response[:, 1:]
+        stats = TokenStats(*(value[:, :-1] * seen for value in values), seen)
+        masks = self.mask_source(ReferenceState(other.hidden_states[1:], seen, ids))
+        return self.objective.evaluate(stats, masks, BETA).losses.mean()
+
+
+class Ours:
+    """A registered loss with this package's reading of models, as the adapters run it, without a framework.
+
+    Args:
+      models: policy and reference.
+      objective: the loss.
+      head: one of HEAD_MODES.
+      shared: chosen and rejected share their prefix.
+      kernel: attention kernel of shared rows; None: the one that stands for the models' own.
+
+    Raises:
+      ValueError: a model does not allow shared rows.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        objective: Objective,
+        *,
+        head: str = "auto",
+        shared: bool = True,
+        kernel: str | None = None,
+    ) -> None:
+        self.models, self.objective, self.shared = models, objective, shared
+        device = next(models.policy.parameters()).device
+        self.mask_source = objective.build_masks(SEED).to(device)
+        self._policy = Reader(models.policy, mode=head)
+        self._reference = Reader(models.reference, mode=head, states=objective.needs.hidden_states)
+        self._kernel = kernel
+        for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
+            reason = prefix.start(model, training=training)
+            prefix.detach(model)
+            if reason is not None:
+                raise ValueError(f"no shared rows: {reason}")
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Within the context the models are as this row needs them; afterwards as they were."""
+        for model in self.models if self.shared else ():
+            prefix.attach(model, self._kernel)
+        try:
+            yield
+        finally:
+            for model in self.models:
+                prefix.detach(model)
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Mean loss of the pairs."""
+        reading = self._shared_reading if self.shared else self._separate_reading
+        policy, reference = reading(batch)
+        stats = statistics(policy, reference, with_kl=self.objective.needs.token_kl)
+        masks = self.mask_source(
+            ReferenceState(reference.hidden_states, stats.response_mask, reference.window.token_ids)
+        )
+        return self.objective.evaluate(stats, masks, BETA).losses.mean()
+
+    def _shared_reading(self, batch: PairBatch) -> tuple[Reading, Reading]:
+        lengths = torch.tensor(batch.prompts, device=batch.chosen[0].device)
+        rows = prefix.shared_rows(*batch.chosen, *batch.rejected, lengths)
+        inputs = {"attention_mask": rows.attention_mask}
+        return self._read(rows.token_ids, inputs, rows.window, prefix.sharing(rows), prefix.sharing(rows))
+
+    def _separate_reading(self, batch: PairBatch) -> tuple[Reading, Reading]:
+        ids, attention, response = two_rows(batch)
+        window = response_window(ids, ids.masked_fill(~response, -100))
+        inputs = {"attention_mask": attention, "position_ids": positions(attention)}
+        return self._read(ids, inputs, window, nullcontext(), nullcontext())
+
+    def _read(
+        self,
+        ids: Tensor,
+        inputs: dict[str, Tensor],
+        window: ResponseWindow,
+        *running: AbstractContextManager[None],
+    ) -> tuple[Reading, Reading]:
+        with running[0]:
+            policy = self._policy.read(lambda **asked: self.models.policy(ids, **inputs, **asked), window)
+        with running[1], torch.no_grad():
+            reference = self._reference.read(
+                lambda **asked: self.models.reference(ids, **inputs, **asked), window
+            )
+        return policy, reference
+
+
+def objective_of(name: str, models: Models) -> Objective:
+    """A registered loss with its default options, for these models."""
+    loss = registry.get(name)
+    return Objective(loss, loss.options.build({}), reference_shape(models.reference.config))
