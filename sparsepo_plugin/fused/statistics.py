@@ -24,7 +24,7 @@ _UNCHANGED = LogitMap()
 # Elements of a tile. A GPU needs large products to be busy; a CPU's caches hold small ones.
 TILE = {"cuda": 1 << 26, "cpu": 1 << 22}
 # Up to here the probabilities are kept for the backward pass, which then need not compute the logits again.
-KEEP = 1 << 24
+KEEP = 1 << 25
 
 
 class ReferenceRows(NamedTuple):
