@@ -110,7 +110,7 @@ class Ours:
       objective: the loss.
       head: one of HEAD_MODES.
       shared: chosen and rejected share their prefix.
-      kernel: attention kernel of shared rows; None: the one that stands for the models' own.
+      attention: transformers' name of the attention to run, or that shared rows run the counterpart of.
 
     Raises:
       ValueError: a model does not allow shared rows.
@@ -123,34 +123,38 @@ class Ours:
         *,
         head: str = "auto",
         shared: bool = True,
-        kernel: str | None = None,
+        attention: str = "sdpa",
     ) -> None:
-        self.models, self.objective, self.shared = models, objective, shared
+        self.models, self.objective = models, objective
         device = next(models.policy.parameters()).device
         self.mask_source = objective.build_masks(SEED).to(device)
         self._policy = Reader(models.policy, mode=head)
         self._reference = Reader(models.reference, mode=head, states=objective.needs.hidden_states)
-        self._kernel = kernel
-        for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
-            reason = prefix.start(model, training=training)
-            prefix.detach(model)
-            if reason is not None:
-                raise ValueError(f"no shared rows: {reason}")
+        self._attention, self._shared = attention, False
+        with self.ready():
+            for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
+                if reason := prefix.start(model, training=training):
+                    raise ValueError(f"no shared rows: {reason}")
+        self._shared = shared
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Within the context the models are as this row needs them; afterwards as they were."""
-        for model in self.models if self.shared else ():
-            prefix.attach(model, self._kernel)
+        before = [model.config._attn_implementation for model in self.models]
+        for model in self.models:
+            model.set_attn_implementation(self._attention)
+            if self._shared:
+                prefix.attach(model)
         try:
             yield
         finally:
-            for model in self.models:
+            for model, name in zip(self.models, before):
                 prefix.detach(model)
+                model.set_attn_implementation(name)
 
     def loss(self, batch: PairBatch) -> Tensor:
         """Mean loss of the pairs."""
-        reading = self._shared_reading if self.shared else self._separate_reading
+        reading = self._shared_reading if self._shared else self._separate_reading
         policy, reference = reading(batch)
         stats = statistics(policy, reference, with_kl=self.objective.needs.token_kl)
         masks = self.mask_source(

@@ -87,11 +87,14 @@ def test_ours_without_a_framework_is_sparsepo_written_down_plainly(pair_of_model
 
 
 def test_a_row_leaves_the_models_as_they_were(pair_of_models):
-    ours = bare.Ours(pair_of_models, bare.objective_of("dpo", pair_of_models))
-    assert pair_of_models.policy.config._attn_implementation == "sdpa"
+    def attention():
+        return [model.config._attn_implementation for model in pair_of_models]
+
+    ours = bare.Ours(pair_of_models, bare.objective_of("dpo", pair_of_models), attention="eager")
+    assert attention() == ["sdpa", "sdpa"]
     with ours.ready():
-        assert pair_of_models.policy.config._attn_implementation != "sdpa"
-    assert pair_of_models.policy.config._attn_implementation == "sdpa"
+        assert all(name.endswith("prefix_eager") for name in attention())
+    assert attention() == ["sdpa", "sdpa"]
 
 
 def test_without_blocks_a_model_is_its_norm_and_head():
