@@ -85,7 +85,8 @@ def main() -> None:
     ):
         fixed = {key: value for key, value in {**usual, **changed}.items() if key != x}
         curve(place, [row for row in made if fixed.items() <= row.items()], x, title)
-    axes[0, 1].legend()
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    axes[0, 1].legend(handles, labels)
     figure.savefig(arguments.png, dpi=80)
 
 

@@ -113,7 +113,7 @@ def append(path: Path, work: Workload, lines: list[Line], setting: Setting) -> N
     ]  # fmt: skip
     write_header = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         if write_header:
             writer.writeheader()
         writer.writerows(rows)
