@@ -1,0 +1,39 @@
+"""Command line of the study: ``python -m benchmarks.study --data FOLDER [--scale small] [--parts ...]``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.study import sentiment
+from benchmarks.study.scales import SENTIMENT
+from sparsepo_plugin.main import guarded
+
+PARTS = ("sentiment",)
+
+
+def main() -> None:
+    """Run what is missing of the parts asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with text/ and preference/")
+    parser.add_argument("--out", type=Path, default=Path("docs/study"), help="folder of the CSV files")
+    parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of models, kept")
+    parser.add_argument("--scale", choices=sorted(SENTIMENT), default="full")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    arguments = parser.parse_args()
+    raise SystemExit(guarded(lambda: run(arguments)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the parts in order; one thread, so that results do not depend on the number of cores."""
+    torch.set_num_threads(1)
+    if "sentiment" in arguments.parts:
+        sentiment.study(
+            arguments.data, arguments.work / "sentiment", arguments.out, SENTIMENT[arguments.scale]
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How large the study is: full, small (make study SMALL=1), and smoke (the test)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.study.language import Size
+from benchmarks.study.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Sentiment:
+    """Sizes of the sentiment experiment.
+
+    Attributes:
+      language: model and its training.
+      reviews: reviews of the training file used, for model and classifiers; 0: all.
+      check: sentences for the second classifier; 0: all.
+      prompt, length: tokens given and tokens written.
+      prompts: reviews whose beginning is a training prompt.
+      pairs, steps, batch: of a run; ``stops`` are the steps after which it is measured.
+      validation, test: prompts on which settings are chosen, and on which they are judged.
+      methods, seeds: compared; betas: how many of each method's.
+      budgets: nats at which methods are compared; settings are chosen at the second.
+    """
+
+    language: Size
+    reviews: int = 0
+    check: int = 0
+    prompt: int = 8
+    length: int = 24
+    prompts: int = 4000
+    pairs: int = 1280
+    steps: int = 40
+    batch: int = 32
+    stops: tuple[int, ...] = (10, 20, 40)
+    validation: int = 192
+    test: int = 320
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    betas: int = 4
+    budgets: tuple[float, ...] = (1.0, 3.0, 6.0)
+
+
+TUNING_SEED = 100
+SENTIMENT = {
+    "full": Sentiment(Size(3072, 128, 4, 2000)),
+    "small": Sentiment(
+        Size(1024, 64, 2, 500), prompts=600, pairs=320, steps=20, batch=16, stops=(5, 10, 20), validation=96,
+        test=160, methods=("dpo", "dpo + anchor", "mapo", "sparsepo common", "sparsepo + anchor"),
+        seeds=(0, 1), betas=2,
+    ),
+    "smoke": Sentiment(
+        Size(300, 32, 2, 40, batch=16), prompts=40, pairs=16, steps=4, batch=8, stops=(2, 4), validation=16,
+        test=16, length=8, methods=("dpo", "sparsepo common"), seeds=(0, 1), betas=2,
+    ),
+}  # fmt: skip

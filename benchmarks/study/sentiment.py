@@ -1,0 +1,236 @@
+"""Sentiment: reward against KL for every method, sparsity against beta, and the weighted tokens.
+
+A language model is trained on film reviews, continuations are sampled from it, a classifier labels pairs of them,
+and every method trains on the pairs. Settings are chosen on validation prompts; the test prompts are looked at in
+the sweep only.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.study import data
+from benchmarks.study.choose import Setting, chosen
+from benchmarks.study.classifiers import Convolution, NGrams, accuracy, crops
+from benchmarks.study.language import Language, train
+from benchmarks.study.measure import by_token, finding, held_out, importance, mean_and_error, summary
+from benchmarks.study.methods import METHODS
+from benchmarks.study.pairs import beginnings, label, texts_of
+from benchmarks.study.prepared import Prepared, TokenPair, prepare
+from benchmarks.study.rows import Table
+from benchmarks.study.sampling import sample
+from benchmarks.study.scales import TUNING_SEED, Sentiment
+from benchmarks.study.training import Plan, Run, start
+from benchmarks.study.training import train as train_run
+
+HELD_OUT_SENTENCES = 1000
+LISTED = 20
+TOKENS_AT = 2  # place in a method's betas at which weighted tokens are listed
+
+
+class Room(NamedTuple):
+    """Everything that all runs share."""
+
+    language: Language
+    reward: NGrams
+    check: Convolution
+    pool: list[TokenPair]
+    prompts: dict[str, list[list[int]]]
+    held_out: dict[str, Prepared]
+    important: dict[str, Tensor]
+
+
+def furnish(root: Path, work: Path, scale: Sentiment, judges: Table) -> Room:
+    """Train, or load, model and classifiers; sample and label pairs."""
+    reviews = data.reviews(root, "text/imdb_train")[: scale.reviews or None]
+    unseen = data.reviews(root, "text/imdb_valid")
+    language = train(work / "language", [review.text for review in reviews], scale.language, 0)
+    reward, check = classifiers(root, work, reviews, unseen, scale, judges)
+    half = len(unseen) // 2
+    prompts = {
+        split: beginnings(language, [review.text for review in part], scale.prompt)[:count]
+        for split, part, count in (
+            ("train", reviews, scale.prompts),
+            ("validation", unseen[:half], scale.validation),
+            ("test", unseen[half:], scale.test),
+        )
+    }
+    labelled = {
+        split: label(language, reward, some, scale.length, 1000 * place)
+        for place, (split, some) in enumerate(prompts.items(), 1)
+    }
+    ready = {split: prepare(language, labelled[split]) for split in ("validation", "test")}
+    important = {
+        split: importance(language.tokenizer, reward, ready[split].batch(range(len(ready[split]))).ids)
+        for split in ready
+    }
+    return Room(language, reward, check, labelled["train"], prompts, ready, important)
+
+
+def classifiers(
+    root: Path, work: Path, reviews: list[data.Review], unseen: list[data.Review], scale: Sentiment,
+    judges: Table,
+) -> tuple[NGrams, Convolution]:  # fmt: skip
+    """The reward and the independent check; their held-out accuracy goes to the table."""
+    kept = work / "classifiers.pt"
+    sentences = data.reviews(root, "text/rt_polarity")
+    random.Random(0).shuffle(sentences)
+    sentences = sentences[: scale.check or None]
+    held = min(HELD_OUT_SENTENCES, len(sentences) // 5)
+    if not kept.is_file():
+        torch.save((NGrams(reviews), Convolution(sentences[held:])), kept)
+    reward, check = torch.load(kept, weights_only=False)  # written by the line above, by nobody else
+    if not judges.has(classifier="reward"):
+        short = [crop for seed in range(4) for crop in crops(unseen, 30, seed)]
+        for name, model in (("reward", reward), ("check", check)):
+            found = {
+                "reviews": accuracy(model, unseen),
+                "short_passages": accuracy(model, short),
+                "sentences": accuracy(model, sentences[:held]),
+            }
+            judges.add([{"classifier": name, **found}])
+    return reward, check
+
+
+class Point(NamedTuple):
+    """One run to do."""
+
+    method: str
+    beta: float
+    seed: int
+    setting: Setting
+
+
+def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...]) -> dict[str, Any]:
+    """Train and measure; returns the CSV's rows and the finished run."""
+    method, (rate, tried) = METHODS[point.method], point.setting
+    options = {**method.options, **tried}
+    plan = Plan(point.beta, rate, scale.steps, scale.batch, point.seed)
+    run = start(room.language, method.loss, options, plan)
+    source = random.Random(1000 + point.seed)
+    mine = source.sample(room.pool, min(scale.pairs, len(room.pool)))
+    about = {
+        "method": point.method, "beta": point.beta, "seed": point.seed, "rate": rate,
+        "tried": json.dumps(dict(tried)),
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+
+    def look(step: int) -> None:
+        for split in splits:
+            rows.append({**about, "split": split, "step": step, **sampled(room, scale, run, split)})
+
+    train_run(run, prepare(room.language, mine), scale.stops, look)
+    for row in rows[-len(splits) :]:
+        row.update(on_pairs(room, run, str(row["split"]), point.method))
+    return {"rows": rows, "run": run}
+
+
+def sampled(
+    room: Room, scale: Sentiment, run: Run | None, split: str, seed: int | None = None
+) -> dict[str, Any]:
+    """KL and both classifiers' probability of positive, on samples of the policy (None: of the reference)."""
+    prompts, reference = room.prompts[split], room.language.model
+    policy = reference if run is None else run.policy
+    number = run.plan.seed if run is not None else seed or 0
+    found = sample(policy, reference, prompts, length=scale.length, seed=7000 + number)
+    texts = texts_of(room.language, prompts, found.tokens)
+    values = {"kl": found.kl}
+    for name, judge in (("reward", room.reward), ("check", room.check)):
+        values[name] = torch.sigmoid(judge.logits(texts))
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        row[name], row[f"{name}_error"] = mean_and_error(value)
+    return row
+
+
+def on_pairs(room: Room, run: Run, split: str, name: str) -> dict[str, Any]:
+    """Metrics on held-out pairs, and how well mask and log-ratio find the words that the reward weighs."""
+    values, parts = held_out(run, room.held_out[split])
+    masks, ratios, response, important = weights(room, run, split, parts)
+    found: dict[str, Any] = {
+        **summary(values),
+        "ratio_auc": finding(ratios, important, response),
+    }
+    if METHODS[name].weighted or METHODS[name].loss == "sparsepo":
+        found["mask_auc"] = finding(masks, important, response)
+    return found
+
+
+def weights(room: Room, run: Run, split: str, parts: list[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Reward mask, absolute log-ratio, response mask and importance of held-out pairs, [rows, seq - 1]."""
+
+    # Parts hold chosen rows first; the importance lies in the order of the whole batch.
+    def join(values: list[Tensor]) -> Tensor:
+        return torch.cat([v.chunk(2)[0] for v in values] + [v.chunk(2)[1] for v in values])
+
+    stats = [part.stats for part in parts]
+    ratios = [(s.policy_logps - s.reference_logps).abs() for s in stats if s.reference_logps is not None]
+    return (
+        join([part.masks.reward_mask for part in parts]),
+        join(ratios),
+        join([s.response_mask for s in stats]),
+        room.important[split][:, 1:],
+    )
+
+
+def tokens(room: Room, run: Run, point: Point) -> list[dict[str, Any]]:
+    """Most and least weighted tokens on the test pairs: by mask, and for DPO by absolute log-ratio."""
+    _, parts = held_out(run, room.held_out["test"])
+    masks, ratios, response, _ = weights(room, run, "test", parts)
+    ready = room.held_out["test"]
+    targets = ready.batch(range(len(ready))).ids[:, 1:]
+    weighted = METHODS[point.method].weighted
+    about = {"method": point.method, "beta": point.beta, "seed": point.seed}
+    by = {"by": "mask" if weighted else "log-ratio"}
+    found = by_token(room.language.tokenizer, targets, masks if weighted else ratios, response, LISTED)
+    return [{**about, **by, **row} for row in found]
+
+
+def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
+    """Do what is missing: classifiers, tuning on validation prompts, the sweep on test prompts, token lists."""
+    work.mkdir(parents=True, exist_ok=True)
+    room = furnish(root, work, scale, Table(out / "sentiment_judges.csv", ["classifier"]))
+    tuning = Table(out / "sentiment_tuning.csv", ["method", "rate", "tried"])
+    references = Table(out / "sentiment_reference.csv", ["seed"])
+    for seed in (TUNING_SEED, *scale.seeds):
+        if not references.has(seed=seed):
+            splits = ("validation",) if seed == TUNING_SEED else ("validation", "test")
+            rows = [{"seed": seed, "split": s, **sampled(room, scale, None, s, seed)} for s in splits]
+            references.add(rows)
+    tune(room, scale, tuning)
+    sweep(room, scale, out, chosen(tuning.rows, references.rows, scale.budgets[1]))
+
+
+def tune(room: Room, scale: Sentiment, table: Table) -> None:
+    """Try rates and options of every method at one beta; test prompts are not touched."""
+    for name in scale.methods:
+        method = METHODS[name]
+        for setting in method.settings():
+            if not table.has(method=name, rate=setting.rate, tried=json.dumps(dict(setting.tried))):
+                point = Point(name, method.tuned_at, TUNING_SEED, setting)
+                table.add(run_one(room, scale, point, ("validation",))["rows"])
+                print(f"tuned {name}: {setting}", flush=True)
+
+
+def sweep(room: Room, scale: Sentiment, out: Path, settings: dict[str, Setting]) -> None:
+    """Every method with every beta and seed; a seed is finished before the next begins."""
+    table = Table(out / "sentiment.csv", ["method", "beta", "seed"])
+    lists = Table(out / "sentiment_tokens.csv", ["method", "beta", "seed"])
+    for seed in scale.seeds:
+        for place in range(scale.betas):
+            for name in scale.methods:
+                beta = METHODS[name].betas[place]
+                if table.has(method=name, beta=beta, seed=seed):
+                    continue
+                point = Point(name, beta, seed, settings[name])
+                done = run_one(room, scale, point, ("validation", "test"))
+                table.add(done["rows"])
+                if place == min(TOKENS_AT, scale.betas - 1) and (METHODS[name].weighted or name == "dpo"):
+                    lists.add(tokens(room, done["run"], point))
+                print(f"{name}, beta {beta:g}, seed {seed}: {table.rows[-1]['seconds']} s", flush=True)
