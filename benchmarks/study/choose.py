@@ -19,7 +19,7 @@ class Setting(NamedTuple):
 
 
 def curve(rows: Sequence[Row], references: Sequence[Row], column: str = "reward") -> list[frontier.Point]:
-    """Points of one run on one split, the reference on the same prompts with the same random numbers first."""
+    """Points of one run on one split, led by the reference on the same prompts and random numbers."""
     seed, split = rows[0]["seed"], rows[0]["split"]
     start = next(row for row in references if row["seed"] == seed and row["split"] == split)
     ordered = sorted(rows, key=lambda row: int(row["step"]))

@@ -1,8 +1,8 @@
 """Two sentiment classifiers of different kinds, trained on different data: a reward and a check on it.
 
-The first, words and word pairs with one weight each, trained on reviews, labels the pairs and is the reward. The
-second, a convolution over word embeddings trained on other sentences, has no part in training: a policy that only
-exploits the first does not please the second.
+The first, words and word pairs with one weight each, trained on reviews, labels the pairs and is the reward.
+The second, a convolution over word embeddings trained on other sentences, has no part in training: a policy
+that only exploits the first does not please the second.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+import numpy as np
+
+from eval_harness.stats.clustered import clustered_mean, clusters_of
+from eval_harness.stats.continuous import t_inference
 
 
 class Point(NamedTuple):
@@ -20,7 +21,7 @@ class Point(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean with its 95 % interval over seeds (nan where one seed is all there is), and how many."""
+    """A mean with its 95 % interval (nan where it is unknown), and the number of clusters behind it."""
 
     mean: float
     low: float
@@ -46,16 +47,16 @@ def within(points: Sequence[Point], budget: float) -> float:
     return points[-1].reward
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Mean with Student's 95 % interval over independent repetitions.
+def interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Interval:
+    """Mean with Student's 95 % interval.
 
-    Raises:
-      ValueError: no values, or more than the table of quantiles holds.
+    Args:
+      values: independent repetitions (seeds), or items that belong to clusters.
+      clusters: cluster of every item (prompts); without it every value is one of its own.
     """
-    if not 1 <= len(values) <= len(_T) + 1:
-        raise ValueError(f"interval: got {len(values)} values, expected 1 to {len(_T) + 1}")
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = _T[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half, len(values))
+    labels = clusters_of(range(len(values)) if clusters is None else clusters)
+    estimate = clustered_mean(np.asarray(values, dtype=np.float64), labels)
+    if not estimate.stderr > 0:  # one repetition, or no variation: nothing is known about the error
+        return Interval(estimate.mean, math.nan, math.nan, labels.number)
+    found = t_inference(estimate, 0.025)
+    return Interval(estimate.mean, found.low, found.high, labels.number)

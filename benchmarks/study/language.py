@@ -80,27 +80,23 @@ def pieces(text: str, words: int) -> list[str]:
     return [text[start : start + 40 * words] for start in starts]
 
 
-def train(folder: Path, texts: Sequence[str], size: Size, seed: int, prompts: Sequence[str] = ()) -> Language:
+def train(folder: Path, texts: Sequence[str], size: Size, seed: int) -> Language:
     """Load the model of a folder, or train it there.
 
     Args:
       folder: where it is kept between calls.
-      texts: whole texts for the tokenizer and the model; with ``prompts`` they begin with them, and only
-        what follows is trained on.
+      texts: whole texts for the tokenizer and the model, which sees overlapping pieces of them.
       size: sizes and number of steps.
       seed: fixes weights and order.
-      prompts: beginnings of the texts, or nothing: then the texts are cut into overlapping pieces.
     """
     if (folder / "loss.txt").is_file():
         return load(folder)
     tokenizer = build_tokenizer(texts, size.vocabulary)
     model = build_model(tokenizer, size, seed)
-    parts = (
-        list(texts) if prompts else [part for text in texts for part in pieces(text, size.window * 2 // 3)]
-    )
+    parts = [part for text in texts for part in pieces(text, size.window * 2 // 3)]
     losses = supervised_start(
         model, tokenizer, parts, steps=size.steps, batch_size=size.batch, learning_rate=size.rate, seed=seed,
-        max_length=size.window, prompts=prompts or None, progress=False,
+        max_length=size.window, progress=False,
     )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

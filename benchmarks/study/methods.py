@@ -11,7 +11,7 @@ from benchmarks.study.choose import Setting
 BETAS = (0.05, 0.2, 0.8, 3.2)
 # SimPO's rewards are means over tokens, not sums.
 MEAN_BETAS = (1.0, 3.0, 10.0, 30.0)
-RATES = (3e-4, 1e-3)
+RATES = (3e-4, 6e-4)
 PAPER = {"preset": "paper"}
 INDEPENDENT = {"masks": "independent"}
 

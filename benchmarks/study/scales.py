@@ -29,17 +29,17 @@ class Sentiment:
     check: int = 0
     prompt: int = 8
     length: int = 24
-    prompts: int = 4000
+    prompts: int = 2400
     pairs: int = 1280
-    steps: int = 40
-    batch: int = 32
-    stops: tuple[int, ...] = (10, 20, 40)
+    steps: int = 80
+    batch: int = 16
+    stops: tuple[int, ...] = (20, 40, 80)
     validation: int = 192
     test: int = 320
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
-    budgets: tuple[float, ...] = (1.0, 3.0, 6.0)
+    budgets: tuple[float, ...] = (1.0, 2.5, 5.0)
 
 
 TUNING_SEED = 100

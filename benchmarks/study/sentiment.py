@@ -1,8 +1,8 @@
 """Sentiment: reward against KL for every method, sparsity against beta, and the weighted tokens.
 
-A language model is trained on film reviews, continuations are sampled from it, a classifier labels pairs of them,
-and every method trains on the pairs. Settings are chosen on validation prompts; the test prompts are looked at in
-the sweep only.
+A language model is trained on film reviews, continuations are sampled from it, a classifier labels pairs of
+them, and every method trains on the pairs. Settings are chosen on validation prompts; the test prompts are
+looked at in the sweep only.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.study.sampling import sample
 from benchmarks.study.scales import TUNING_SEED, Sentiment
 from benchmarks.study.training import Plan, Run, start
 from benchmarks.study.training import train as train_run
+from sparsepo_plugin.checkpoint import write_text
 
 HELD_OUT_SENTENCES = 1000
 LISTED = 20
@@ -61,10 +62,14 @@ def furnish(root: Path, work: Path, scale: Sentiment, judges: Table) -> Room:
             ("test", unseen[half:], scale.test),
         )
     }
-    labelled = {
-        split: label(language, reward, some, scale.length, 1000 * place)
-        for place, (split, some) in enumerate(prompts.items(), 1)
-    }
+    if not (work / "pairs.json").is_file():
+        found = {
+            split: label(language, reward, some, scale.length, 1000 * place)
+            for place, (split, some) in enumerate(prompts.items(), 1)
+        }
+        write_text(work / "pairs.json", json.dumps(found))
+    kept = json.loads((work / "pairs.json").read_text(encoding="utf-8"))
+    labelled = {split: [TokenPair(*pair) for pair in some] for split, some in kept.items()}
     ready = {split: prepare(language, labelled[split]) for split in ("validation", "test")}
     important = {
         split: importance(language.tokenizer, reward, ready[split].batch(range(len(ready[split]))).ids)
@@ -193,7 +198,7 @@ def tokens(room: Room, run: Run, point: Point) -> list[dict[str, Any]]:
 
 
 def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
-    """Do what is missing: classifiers, tuning on validation prompts, the sweep on test prompts, token lists."""
+    """Do what is missing: classifiers, tuning on validation prompts, the sweep, token lists."""
     work.mkdir(parents=True, exist_ok=True)
     room = furnish(root, work, scale, Table(out / "sentiment_judges.csv", ["classifier"]))
     tuning = Table(out / "sentiment_tuning.csv", ["method", "rate", "tried"])
