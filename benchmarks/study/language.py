@@ -11,6 +11,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo.supervised import supervised_start
 
 PAD, EOS = "<pad>", "<eos>"
@@ -98,11 +99,7 @@ def train(folder: Path, texts: Sequence[str], size: Size, seed: int) -> Language
         model, tokenizer, parts, steps=size.steps, batch_size=size.batch, learning_rate=size.rate, seed=seed,
         max_length=size.window, progress=False,
     )  # fmt: skip
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    tail = losses[-100:]
-    (folder / "loss.txt").write_text(f"{math.fsum(tail) / len(tail):.4f}\n", encoding="utf-8")
-    return load(folder)
+    return _keep(folder, Language(model, tokenizer), losses)
 
 
 def load(folder: Path) -> Language:
@@ -118,3 +115,25 @@ def copy_of(language: Language) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_config(language.model.config, dtype=torch.float32)
     model.load_state_dict(language.model.state_dict())
     return model.requires_grad_(True)
+
+
+def tune(folder: Path, start: Language, rows: Sequence[Sequence[int]], size: Size, seed: int) -> Language:
+    """Load the model of a folder, or go on from another one there, on whole rows of token ids."""
+    if (folder / "loss.txt").is_file():
+        return load(folder)
+    model, tokenizer = copy_of(start), start.tokenizer
+    texts: list[str] = tokenizer.batch_decode([list(row) for row in rows], skip_special_tokens=True)
+    losses = supervised_start(
+        model, tokenizer, texts, steps=size.steps, batch_size=size.batch, learning_rate=size.rate, seed=seed,
+        max_length=size.window, progress=False,
+    )  # fmt: skip
+    return _keep(folder, Language(model, tokenizer), losses)
+
+
+def _keep(folder: Path, made: Language, losses: Sequence[float]) -> Language:
+    """Write a model; the loss, written last, says that it is complete."""
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    tail = losses[-100:]
+    write_text(folder / "loss.txt", f"{math.fsum(tail) / len(tail):.4f}\n")
+    return load(folder)

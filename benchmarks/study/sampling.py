@@ -28,11 +28,11 @@ class _Stepper:
 
     def __init__(self, model: PreTrainedModel, attention: Tensor) -> None:
         self.model, self.attention = model, attention
-        self.positions = (attention.cumsum(-1) - 1).clamp(min=0)
+        self.positions = _positions(attention)
         self.cache: Any = DynamicCache(config=model.config)
 
     def step(self, ids: Tensor) -> Tensor:
-        if ids.shape[1] == 1:
+        if self.cache.get_seq_length():
             self.attention = torch.cat([self.attention, self.attention.new_ones(len(ids), 1)], -1)
             self.positions = self.positions[:, -1:] + 1
         output = self.model(
@@ -40,6 +40,10 @@ class _Stepper:
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         return torch.log_softmax(output.logits[:, -1].float(), -1)
+
+
+def _positions(attention: Tensor) -> Tensor:
+    return (attention.cumsum(-1) - 1).clamp(min=0)
 
 
 @torch.no_grad()
@@ -67,27 +71,59 @@ def sample(
       pad: id that fills.
     """
     width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
+    start = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
     attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-    models = [policy] if reference is None else [policy, reference]
-    steppers = [_Stepper(model.eval(), attention) for model in models]
-    generator = torch.Generator().manual_seed(seed)
-    alive = torch.ones(len(ids), dtype=torch.bool)
-    kl, taken = torch.zeros(len(ids)), []
+    stepper, generator = _Stepper(policy.eval(), attention), torch.Generator().manual_seed(seed)
+    alive = torch.ones(len(start), dtype=torch.bool)
+    ids, taken, said, lives = start, [], [], []
     for _ in range(length):
-        log_p, *others = [stepper.step(ids) for stepper in steppers]
-        for log_q in others:
-            kl += torch.where(alive, (log_p.exp() * (log_p - log_q)).sum(-1), 0.0)
-        if temperature > 0:
-            # Gumbel's trick: equal noise gives policies that hardly differ nearly equal samples.
-            noise = torch.empty_like(log_p).exponential_(generator=generator).log_()
-            ids = (log_p / temperature - noise).argmax(-1, keepdim=True)
-        else:
-            ids = log_p.argmax(-1, keepdim=True)
-        ids = torch.where(alive[:, None], ids, pad)
+        log_p = stepper.step(ids)
+        # One number a row and step, so that policies that hardly differ nearly agree in their samples.
+        draw = torch.rand(len(ids), 1, generator=generator)
+        ids = torch.where(alive[:, None], _pick(log_p, draw, temperature), pad)
         taken.append(ids)
+        if reference is not None:
+            said.append(log_p)
+            lives.append(alive)
         if stop is not None:
-            alive &= ids[:, 0] != stop
+            alive = alive & (ids[:, 0] != stop)
             if not alive.any():
                 break
-    return Samples(torch.cat(taken, -1), kl)
+    tokens = torch.cat(taken, -1)
+    if reference is None:
+        return Samples(tokens, torch.zeros(len(start)))
+    whole = torch.cat([start, tokens], -1)
+    seen = torch.cat([attention, torch.ones_like(tokens)], -1)
+    return Samples(tokens, _kl(reference, whole, seen, torch.stack(said, 1), torch.stack(lives, 1)))
+
+
+def _pick(log_p: Tensor, draw: Tensor, temperature: float) -> Tensor:
+    """Invert the distribution function at ``draw`` in [0, 1), [rows, 1]."""
+    if temperature == 0:
+        return log_p.argmax(-1, keepdim=True)
+    p = log_p.exp() if temperature == 1 else torch.softmax(log_p / temperature, -1)
+    total = p.cumsum(-1)
+    return torch.searchsorted(total, draw * total[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
+
+
+def _kl(reference: PreTrainedModel, whole: Tensor, seen: Tensor, log_p: Tensor, lives: Tensor) -> Tensor:
+    """KL(policy || reference) summed over every continuation, [rows]; 64 rows at a time.
+
+    Args:
+      reference: model.
+      whole: prompts and continuations, [rows, width + length].
+      seen: attention mask of the same shape.
+      log_p: the policy's log-probabilities of every step, [rows, length, vocab].
+      lives: whether a row had not ended before the step, [rows, length].
+    """
+    found, length = [], log_p.shape[1]
+    for start in range(0, len(whole), 64):
+        part = slice(start, start + 64)
+        logits = reference(
+            whole[part], attention_mask=seen[part], position_ids=_positions(seen[part]), use_cache=False,
+            logits_to_keep=length + 1,
+        ).logits[:, :-1]  # fmt: skip
+        log_q = torch.log_softmax(logits.float(), -1)
+        kl = (log_p[part].exp() * (log_p[part] - log_q)).sum(-1)
+        found.append((kl * lives[part]).sum(-1))
+    return torch.cat(found)

@@ -30,16 +30,46 @@ class Sentiment:
     prompt: int = 8
     length: int = 24
     prompts: int = 2400
-    pairs: int = 1280
-    steps: int = 80
+    pairs: int = 576
+    steps: int = 36
     batch: int = 16
-    stops: tuple[int, ...] = (20, 40, 80)
-    validation: int = 192
-    test: int = 320
+    stops: tuple[int, ...] = (9, 18, 36)
+    validation: int = 128
+    test: int = 256
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
-    budgets: tuple[float, ...] = (1.0, 2.5, 5.0)
+    budgets: tuple[float, ...] = (0.75, 1.5, 3.0)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Sizes of the dialogue and of the summary experiment.
+
+    Attributes:
+      supervised: steps, batch and rate of the supervised start (vocabulary and width are the base model's).
+      epochs: of the reward model.
+      pairs, steps, batch, stops: of a run, as for sentiment.
+      validation, test: prompts.
+      methods, betas, seeds: compared.
+      budgets: nats; temperatures are tried at the last.
+    """
+
+    supervised: Size
+    epochs: int = 2
+    pairs: int = 1024
+    steps: int = 64
+    batch: int = 16
+    stops: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
+    validation: int = 160
+    test: int = 300
+    methods: tuple[str, ...] = (
+        "dpo", "dpo + anchor", "sparsepo common, paper", "sparsepo common", "sparsepo + anchor",
+    )  # fmt: skip
+    betas: int = 4
+    seeds: tuple[int, ...] = (0, 1)
+    budgets: tuple[float, ...] = (1.5, 4.0)
+    temperatures: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 TUNING_SEED = 100
@@ -53,5 +83,16 @@ SENTIMENT = {
     "smoke": Sentiment(
         Size(300, 32, 2, 40, batch=16), prompts=40, pairs=16, steps=4, batch=8, stops=(2, 4), validation=16,
         test=16, length=8, methods=("dpo", "sparsepo common"), seeds=(0, 1), betas=2,
+    ),
+}  # fmt: skip
+PREFERENCES = {
+    "full": Preferences(Size(0, 0, 0, 500, rate=1e-3)),
+    "small": Preferences(
+        Size(0, 0, 0, 100, batch=16, rate=1e-3), epochs=1, pairs=160, steps=20, batch=8, stops=(5, 10, 20),
+        validation=48, test=80, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
+    ),
+    "smoke": Preferences(
+        Size(0, 0, 0, 4, batch=8, rate=1e-3), epochs=1, pairs=16, steps=4, batch=8, stops=(2, 4),
+        validation=8, test=8, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
     ),
 }  # fmt: skip

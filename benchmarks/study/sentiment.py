@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.study import data
+from benchmarks.study.base import base
 from benchmarks.study.choose import Setting, chosen
 from benchmarks.study.classifiers import Convolution, NGrams, accuracy, crops
-from benchmarks.study.language import Language, train
+from benchmarks.study.language import Language
 from benchmarks.study.measure import by_token, finding, held_out, importance, mean_and_error, summary
 from benchmarks.study.methods import METHODS
 from benchmarks.study.pairs import beginnings, label, texts_of
@@ -26,8 +27,7 @@ from benchmarks.study.prepared import Prepared, TokenPair, prepare
 from benchmarks.study.rows import Table
 from benchmarks.study.sampling import sample
 from benchmarks.study.scales import TUNING_SEED, Sentiment
-from benchmarks.study.training import Plan, Run, start
-from benchmarks.study.training import train as train_run
+from benchmarks.study.training import Plan, Run, start, train
 from sparsepo_plugin.checkpoint import write_text
 
 HELD_OUT_SENTENCES = 1000
@@ -45,13 +45,22 @@ class Room(NamedTuple):
     prompts: dict[str, list[list[int]]]
     held_out: dict[str, Prepared]
     important: dict[str, Tensor]
+    prepared: dict[int, Prepared]
+
+    def training_pairs(self, count: int, seed: int) -> Prepared:
+        """The pairs of a seed; those of the last seed asked for are kept."""
+        if seed not in self.prepared:
+            self.prepared.clear()
+            mine = random.Random(1000 + seed).sample(self.pool, min(count, len(self.pool)))
+            self.prepared[seed] = prepare(self.language, mine)
+        return self.prepared[seed]
 
 
 def furnish(root: Path, work: Path, scale: Sentiment, judges: Table) -> Room:
     """Train, or load, model and classifiers; sample and label pairs."""
     reviews = data.reviews(root, "text/imdb_train")[: scale.reviews or None]
     unseen = data.reviews(root, "text/imdb_valid")
-    language = train(work / "language", [review.text for review in reviews], scale.language, 0)
+    language = base(root, work, scale)
     reward, check = classifiers(root, work, reviews, unseen, scale, judges)
     half = len(unseen) // 2
     prompts = {
@@ -75,7 +84,7 @@ def furnish(root: Path, work: Path, scale: Sentiment, judges: Table) -> Room:
         split: importance(language.tokenizer, reward, ready[split].batch(range(len(ready[split]))).ids)
         for split in ready
     }
-    return Room(language, reward, check, labelled["train"], prompts, ready, important)
+    return Room(language, reward, check, labelled["train"], prompts, ready, important, {})
 
 
 def classifiers(
@@ -118,8 +127,6 @@ def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...])
     options = {**method.options, **tried}
     plan = Plan(point.beta, rate, scale.steps, scale.batch, point.seed)
     run = start(room.language, method.loss, options, plan)
-    source = random.Random(1000 + point.seed)
-    mine = source.sample(room.pool, min(scale.pairs, len(room.pool)))
     about = {
         "method": point.method, "beta": point.beta, "seed": point.seed, "rate": rate,
         "tried": json.dumps(dict(tried)),
@@ -130,7 +137,7 @@ def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...])
         for split in splits:
             rows.append({**about, "split": split, "step": step, **sampled(room, scale, run, split)})
 
-    train_run(run, prepare(room.language, mine), scale.stops, look)
+    train(run, room.training_pairs(scale.pairs, point.seed), scale.stops, look)
     for row in rows[-len(splits) :]:
         row.update(on_pairs(room, run, str(row["split"]), point.method))
     return {"rows": rows, "run": run}
