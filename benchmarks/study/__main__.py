@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.study import sentiment
+from benchmarks.study import domain_study, sentiment
+from benchmarks.study.domain import DOMAINS
 from benchmarks.study.scales import SENTIMENT
 from sparsepo_plugin.main import guarded
 
-PARTS = ("sentiment",)
+PARTS = ("sentiment", *DOMAINS)
 
 
 def main() -> None:
@@ -29,10 +30,13 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the parts in order; one thread, so that results do not depend on the number of cores."""
     torch.set_num_threads(1)
-    if "sentiment" in arguments.parts:
-        sentiment.study(
-            arguments.data, arguments.work / "sentiment", arguments.out, SENTIMENT[arguments.scale]
-        )
+    folders = (arguments.data, arguments.work, arguments.out)
+    for part in arguments.parts:
+        if part == "sentiment":
+            scale = SENTIMENT[arguments.scale]
+            sentiment.study(arguments.data, arguments.work / part, arguments.out, scale)
+        else:
+            domain_study.study(part, *folders, arguments.scale)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ def reward_model(
     """Load the reward model of a folder, or train it there."""
     if not (folder / "config.json").is_file():
         config = language.model.config.to_dict() | {"num_labels": 1}
+        for names in ("id2label", "label2id"):  # of two labels
+            config.pop(names, None)
         torch.manual_seed(seed)
         model = LlamaForSequenceClassification(type(language.model.config)(**config))
         model.model.load_state_dict(language.model.model.state_dict())

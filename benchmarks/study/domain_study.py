@@ -1,0 +1,40 @@
+"""Dialogue and summaries from data to CSV: sweep on validation prompts, choice, test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.study.base import base
+from benchmarks.study.choose import Setting, chosen
+from benchmarks.study.preferences import furnish, sweep
+from benchmarks.study.rows import Table, read
+from benchmarks.study.scales import PREFERENCES, SENTIMENT
+from benchmarks.study.trial import trial
+from sparsepo_plugin.errors import UserError
+
+
+def study(name: str, data: Path, work: Path, out: Path, scale_name: str) -> None:
+    """Do what is missing of a domain; rates and anchors are those that sentiment's validation chose."""
+    scale, first = PREFERENCES[scale_name], SENTIMENT[scale_name]
+    settings = chosen_settings(out, first.budgets[1], scale.methods)
+    start = base(data, work / "sentiment", first)
+    room = furnish(data, work / name, name, scale, start, Table(out / "domains.csv", ["domain"]))
+    table = Table(out / f"{name}.csv", ["method", "beta", "seed"])
+    sweep(room, scale, settings, table)
+    trial(room, name, scale, table.rows, work / name, Table(out / f"{name}_test.csv", ["domain", "budget"]))
+
+
+def chosen_settings(out: Path, budget: float, methods: tuple[str, ...]) -> dict[str, Setting]:
+    """Settings of all methods from the sentiment part's tuning rows.
+
+    Raises:
+      UserError: sentiment has not been tuned yet.
+    """
+    path = out / "sentiment_tuning.csv"
+    found = chosen(read(path), read(out / "sentiment_reference.csv"), budget)
+    if missing := set(methods) - set(found):
+        raise UserError(
+            f"{path}: got no rows for {', '.join(sorted(missing))}, expected the tuning of every method; "
+            "run the sentiment part first"
+        )
+    return found
