@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.study.base import base
 from benchmarks.study.choose import Setting, chosen
+from benchmarks.study.methods import BASELINE, METHODS
 from benchmarks.study.preferences import furnish, sweep
 from benchmarks.study.rows import Table, read
 from benchmarks.study.scales import PREFERENCES, SENTIMENT
@@ -32,9 +33,16 @@ def chosen_settings(out: Path, budget: float, methods: tuple[str, ...]) -> dict[
     """
     path = out / "sentiment_tuning.csv"
     found = chosen(read(path), read(out / "sentiment_reference.csv"), budget)
-    if missing := set(methods) - set(found):
+    settings = {
+        name: METHODS[name].settings([found[BASELINE].rate])[0]
+        if len(METHODS[name].tried) == 1
+        else found[name]
+        for name in methods
+        if BASELINE in found and (name in found or len(METHODS[name].tried) == 1)
+    }
+    if missing := set(methods) - set(settings):
         raise UserError(
             f"{path}: got no rows for {', '.join(sorted(missing))}, expected the tuning of every method; "
             "run the sentiment part first"
         )
-    return found
+    return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from benchmarks.study.choose import Setting
 BETAS = (0.05, 0.2, 0.8, 3.2)
 # SimPO's rewards are means over tokens, not sums.
 MEAN_BETAS = (1.0, 3.0, 10.0, 30.0)
+# Tried for BASELINE, which is the one to beat; every other method trains at the rate that suits it best.
 RATES = (3e-4, 6e-4)
+BASELINE = "dpo"
 PAPER = {"preset": "paper"}
 INDEPENDENT = {"masks": "independent"}
 
@@ -39,9 +41,9 @@ class Method:
         """The inverse temperature at which settings are tried."""
         return self.betas[1]
 
-    def settings(self) -> list[Setting]:
+    def settings(self, rates: Sequence[float]) -> list[Setting]:
         """Every combination of rate and tried options."""
-        return [Setting(rate, tried) for tried in self.tried for rate in RATES]
+        return [Setting(rate, tried) for tried in self.tried for rate in rates]
 
 
 ANCHORS = ({"anchor": 1.0}, {"anchor": 4.0})

@@ -30,12 +30,12 @@ class Sentiment:
     prompt: int = 8
     length: int = 24
     prompts: int = 2400
-    pairs: int = 576
-    steps: int = 36
+    pairs: int = 480
+    steps: int = 30
     batch: int = 16
-    stops: tuple[int, ...] = (9, 18, 36)
-    validation: int = 128
-    test: int = 256
+    stops: tuple[int, ...] = (8, 16, 30)
+    validation: int = 96
+    test: int = 192
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
@@ -86,7 +86,7 @@ SENTIMENT = {
     ),
 }  # fmt: skip
 PREFERENCES = {
-    "full": Preferences(Size(0, 0, 0, 500, rate=1e-3)),
+    "full": Preferences(Size(0, 0, 0, 300, batch=16, rate=1e-3)),
     "small": Preferences(
         Size(0, 0, 0, 100, batch=16, rate=1e-3), epochs=1, pairs=160, steps=20, batch=8, stops=(5, 10, 20),
         validation=48, test=80, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),

@@ -21,10 +21,10 @@ from benchmarks.study.choose import Setting, chosen
 from benchmarks.study.classifiers import Convolution, NGrams, accuracy, crops
 from benchmarks.study.language import Language
 from benchmarks.study.measure import by_token, finding, held_out, importance, mean_and_error, summary
-from benchmarks.study.methods import METHODS
+from benchmarks.study.methods import BASELINE, METHODS, RATES
 from benchmarks.study.pairs import beginnings, label, texts_of
 from benchmarks.study.prepared import Prepared, TokenPair, prepare
-from benchmarks.study.rows import Table
+from benchmarks.study.rows import Row, Table
 from benchmarks.study.sampling import sample
 from benchmarks.study.scales import TUNING_SEED, Sentiment
 from benchmarks.study.training import Plan, Run, start, train
@@ -138,8 +138,7 @@ def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...])
             rows.append({**about, "split": split, "step": step, **sampled(room, scale, run, split)})
 
     train(run, room.training_pairs(scale.pairs, point.seed), scale.stops, look)
-    for row in rows[-len(splits) :]:
-        row.update(on_pairs(room, run, str(row["split"]), point.method))
+    rows[-1].update(on_pairs(room, run, splits[-1], point.method))
     return {"rows": rows, "run": run}
 
 
@@ -215,19 +214,25 @@ def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
             splits = ("validation",) if seed == TUNING_SEED else ("validation", "test")
             rows = [{"seed": seed, "split": s, **sampled(room, scale, None, s, seed)} for s in splits]
             references.add(rows)
-    tune(room, scale, tuning)
-    sweep(room, scale, out, chosen(tuning.rows, references.rows, scale.budgets[1]))
+    sweep(room, scale, out, tune(room, scale, tuning, references.rows))
 
 
-def tune(room: Room, scale: Sentiment, table: Table) -> None:
-    """Try rates and options of every method at one beta; test prompts are not touched."""
-    for name in scale.methods:
+def tune(room: Room, scale: Sentiment, table: Table, references: list[Row]) -> dict[str, Setting]:
+    """Choose the rate by DPO and options by their method, at one beta, on validation prompts alone."""
+    settings: dict[str, Setting] = {}
+    for name in sorted(scale.methods, key=lambda name: name != BASELINE):
         method = METHODS[name]
-        for setting in method.settings():
+        options = method.settings(RATES if name == BASELINE else [settings[BASELINE].rate])
+        if len(options) == 1:
+            settings[name] = options[0]
+            continue
+        for setting in options:
             if not table.has(method=name, rate=setting.rate, tried=json.dumps(dict(setting.tried))):
                 point = Point(name, method.tuned_at, TUNING_SEED, setting)
                 table.add(run_one(room, scale, point, ("validation",))["rows"])
                 print(f"tuned {name}: {setting}", flush=True)
+        settings[name] = chosen(table.rows, references, scale.budgets[1])[name]
+    return settings
 
 
 def sweep(room: Room, scale: Sentiment, out: Path, settings: dict[str, Setting]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.study.frontier import interval
 from benchmarks.study.measure import held_out
-from benchmarks.study.methods import METHODS
+from benchmarks.study.methods import BASELINE, METHODS
 from benchmarks.study.preferences import Room, draw, file_of, wins
 from benchmarks.study.prepared import TokenPair, prepare
 from benchmarks.study.rows import Row, Table
@@ -27,7 +27,6 @@ from benchmarks.study.select_policies import Choice, select
 from benchmarks.study.training import Plan, Run, start
 from sparsepo_plugin.checkpoint import write_text
 
-BASELINE = "dpo"
 QUANTITIES = {
     "reference": "win over the reference",
     "people": "win over people's chosen",
