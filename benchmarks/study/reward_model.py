@@ -1,52 +1,66 @@
-"""A reward model: the domain's language model with a score in place of the next token, on own pairs."""
+"""A reward model for responses: a linear Bradley-Terry model on what can be counted in a text.
+
+A transformer with a score on top, from the same small language model, learned 2,700 dialogue pairs by heart
+(accuracy .80 there, .52 on others); words, pairs of words, length and overlap with the prompt do better.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
-from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaForSequenceClassification
+from torch.nn.functional import softplus
+from transformers import PreTrainedTokenizerFast
 
-from benchmarks.study.language import Language
 from benchmarks.study.prepared import TokenPair
+from sparsepo_plugin.checkpoint import write_text
 
-RATE = 3e-4
-BATCH = 16
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[!?.,:;\n-]")
+RIDGE = 0.03
+LEAST = 4  # responses that a word or pair must occur in
+
+
+def features(prompt: str, response: str) -> dict[str, float]:
+    """Words and pairs of neighbours that occur, and counts of the whole on a like scale."""
+    words = _WORD.findall(response.lower())
+    asked = set(_WORD.findall(prompt.lower()))
+    count = len(words)
+    found = {f"= {word}": 1.0 for word in words} | {f"= {a} {b}": 1.0 for a, b in itertools.pairwise(words)}
+    return found | {
+        "length": count / 20,
+        "log length": 2 * math.log(count + 1),
+        "share of words from the prompt": 4 * sum(word in asked for word in words) / (count + 1),
+        "share of different words": 4 * len(set(words)) / (count + 1),
+    }
 
 
 class RewardModel:
-    """Scores prompts with responses; a Hugging Face folder for sequence classification with one label.
+    """Scores responses; text in, as a judge sees it.
 
     Args:
-      model: the trained classifier.
+      weights: by feature.
+      tokenizer: turns token ids to text; special tokens are left out.
     """
 
-    def __init__(self, model: LlamaForSequenceClassification) -> None:
-        self.model = model
-        self.pad = int(model.config.pad_token_id)
-        self.special = {self.pad, int(model.config.eos_token_id)}
+    def __init__(self, weights: dict[str, float], tokenizer: PreTrainedTokenizerFast) -> None:
+        self.weights, self.tokenizer = weights, tokenizer
 
-    def _scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=self.pad)
-        scores: Tensor = self.model(ids, attention_mask=(ids != self.pad).long(), use_cache=False).logits[
-            :, 0
-        ]
-        return scores
-
-    def _rows(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[list[int]]:
-        # Without the end token: a judge that is given texts does not see it either.
-        return [[*p, *(t for t in r if t not in self.special)] for p, r in zip(prompts, responses)]
-
-    @torch.no_grad()
     def scores(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-        """One score per response, [rows]; pad and end tokens are left out."""
-        rows = self._rows(prompts, responses)
-        parts = [self._scores(rows[start : start + 64]) for start in range(0, len(rows), 64)]
-        return torch.cat(parts)
+        """One score per response, [rows]; a difference is the log-odds that one is preferred."""
+        rows = _texts(self.tokenizer, prompts, responses)
+        return torch.tensor(
+            [
+                math.fsum(self.weights.get(name, 0.0) * value for name, value in features(*row).items())
+                for row in rows
+            ]
+        )
 
     def accuracy(self, pairs: Sequence[TokenPair]) -> float:
         """Share of pairs whose chosen response scores higher."""
@@ -55,42 +69,55 @@ class RewardModel:
         rejected = self.scores(prompts, [pair.rejected for pair in pairs])
         return float((chosen > rejected).float().mean())
 
-    def fit(self, pairs: Sequence[TokenPair], epochs: int, seed: int) -> None:
-        """Train on -log sigmoid(score of chosen - score of rejected).
 
-        Source: Bradley and Terry 1952; as reward models in Ouyang et al. 2022, arXiv 2203.02155.
-        """
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.1)
-        generator = torch.Generator().manual_seed(seed)
-        self.model.train()
-        for _ in range(epochs):
-            order = torch.randperm(len(pairs), generator=generator).tolist()
-            for start in range(0, len(order), BATCH):
-                some = [pairs[place] for place in order[start : start + BATCH]]
-                prompts = [pair.prompt for pair in some]
-                sides = [pair.chosen for pair in some] + [pair.rejected for pair in some]
-                chosen, rejected = self._scores(self._rows(prompts + prompts, sides)).chunk(2)
-                loss = -logsigmoid(chosen - rejected).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        self.model.eval()
+def _texts(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> list[tuple[str, str]]:
+    columns = [
+        tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True)
+        for rows in (prompts, responses)
+    ]
+    return list(zip(*columns))
 
 
-def reward_model(
-    folder: Path, language: Language, pairs: Sequence[TokenPair], epochs: int, seed: int = 0
-) -> RewardModel:
-    """Load the reward model of a folder, or train it there."""
-    if not (folder / "config.json").is_file():
-        config = language.model.config.to_dict() | {"num_labels": 1}
-        for names in ("id2label", "label2id"):  # of two labels
-            config.pop(names, None)
-        torch.manual_seed(seed)
-        model = LlamaForSequenceClassification(type(language.model.config)(**config))
-        model.model.load_state_dict(language.model.model.state_dict())
-        made = RewardModel(model)
-        made.fit(pairs, epochs, seed)
-        language.tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
-    loaded = LlamaForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-    return RewardModel(loaded.eval().requires_grad_(False))
+def fit(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> dict[str, float]:
+    """Weights that minimise -log sigmoid(score of chosen - score of rejected) with a ridge penalty.
+
+    Source: Bradley and Terry 1952, Biometrika 39, 324-345; as reward models in Ouyang et al. 2022, arXiv
+    2203.02155.
+    """
+    prompts = [pair.prompt for pair in pairs]
+    sides = [
+        [features(*row) for row in _texts(tokenizer, prompts, [getattr(pair, side) for pair in pairs])]
+        for side in ("chosen", "rejected")
+    ]
+    counts = Counter(name for side in sides for found in side for name in found)
+    names = {name: place for place, name in enumerate(sorted(n for n, c in counts.items() if c >= LEAST))}
+    entries = [
+        (row, names[name], sign * value)
+        for side, sign in zip(sides, (1, -1))
+        for row, found in enumerate(side)
+        for name, value in found.items()
+        if name in names
+    ]
+    rows, columns, values = zip(*entries)
+    # Equal places are added up: what both responses share cancels.
+    matrix = torch.sparse_coo_tensor([rows, columns], values, (len(pairs), len(names))).coalesce()
+    weights = torch.zeros(len(names), 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = softplus(-(matrix @ weights)).mean() + RIDGE * weights.pow(2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return {name: float(weights[place, 0]) for name, place in names.items()}
+
+
+def reward_model(path: Path, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> RewardModel:
+    """Load the weights of a file, or fit them."""
+    if not path.is_file():
+        write_text(path, json.dumps(fit(tokenizer, pairs)))
+    return RewardModel(json.loads(path.read_text(encoding="utf-8")), tokenizer)

@@ -48,7 +48,6 @@ class Preferences:
 
     Attributes:
       supervised: steps, batch and rate of the supervised start (vocabulary and width are the base model's).
-      epochs: of the reward model.
       pairs, steps, batch, stops: of a run, as for sentiment.
       validation, test: prompts.
       methods, betas, seeds: compared.
@@ -56,7 +55,6 @@ class Preferences:
     """
 
     supervised: Size
-    epochs: int = 2
     pairs: int = 1024
     steps: int = 64
     batch: int = 16
@@ -88,11 +86,11 @@ SENTIMENT = {
 PREFERENCES = {
     "full": Preferences(Size(0, 0, 0, 300, batch=16, rate=1e-3)),
     "small": Preferences(
-        Size(0, 0, 0, 100, batch=16, rate=1e-3), epochs=1, pairs=160, steps=20, batch=8, stops=(5, 10, 20),
+        Size(0, 0, 0, 100, batch=16, rate=1e-3), pairs=160, steps=20, batch=8, stops=(5, 10, 20),
         validation=48, test=80, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
     ),
     "smoke": Preferences(
-        Size(0, 0, 0, 4, batch=8, rate=1e-3), epochs=1, pairs=16, steps=4, batch=8, stops=(2, 4),
+        Size(0, 0, 0, 4, batch=8, rate=1e-3), pairs=16, steps=4, batch=8, stops=(2, 4),
         validation=8, test=8, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
     ),
 }  # fmt: skip
