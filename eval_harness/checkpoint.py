@@ -83,7 +83,7 @@ def identity(ref: ModelRef) -> ModelIdentity:
     """
     if ref.kind == "endpoint":
         address = json.dumps([ref.url, ref.model_id])
-        tok = _hash_files(ref.tokenizer, TOKENIZER_FILES) if ref.tokenizer else "remote"
+        tok = _hash_named(ref.tokenizer, TOKENIZER_FILES) if ref.tokenizer else "remote"
         template = _template_hash(ref.tokenizer) if ref.tokenizer else None
         return ModelIdentity("endpoint", ref.model_id or "unnamed", sha(address), tok, template)
     assert ref.path is not None  # by construction in resolve
@@ -91,15 +91,15 @@ def identity(ref: ModelRef) -> ModelIdentity:
     files = weight_files(ref.path)
     adapter = None
     if ref.adapter is not None:
-        adapter = _hash_paths(
+        adapter = hash_files(
             [*weight_files(ref.adapter, "adapter_model"), ref.adapter / "adapter_config.json"]
         )
     config = [p for p in (ref.path / n for n in _CONFIG_FILES) if p.is_file()]
     return ModelIdentity(
         kind=ref.kind,
         label=(ref.adapter or ref.path).name,
-        weights=_hash_paths([*files, *config]),
-        tokenizer=_hash_files(ref.tokenizer, TOKENIZER_FILES),
+        weights=hash_files([*files, *config]),
+        tokenizer=_hash_named(ref.tokenizer, TOKENIZER_FILES),
         chat_template=_template_hash(ref.tokenizer),
         adapter=adapter,
     )
@@ -187,7 +187,7 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _hash_files(folder: Path, names: tuple[str, ...]) -> str:
+def _hash_named(folder: Path, names: tuple[str, ...]) -> str:
     paths = [folder / name for name in names if (folder / name).is_file()]
     if not paths:
         raise UserError(
@@ -196,10 +196,11 @@ def _hash_files(folder: Path, names: tuple[str, ...]) -> str:
             expected="tokenizer.json or tokenizer_config.json",
             remedy="save the tokenizer into the folder, or pass --tokenizer DIR",
         )
-    return _hash_paths(paths)
+    return hash_files(paths)
 
 
-def _hash_paths(paths: list[Path]) -> str:
+def hash_files(paths: list[Path]) -> str:
+    """sha256 over names and contents, in the order of names, hex."""
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         with path.open("rb") as handle:

@@ -4,7 +4,6 @@ Exit codes: 0 done or kept, 1 regressed, 2 bad or missing input (one line), 3 un
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -12,13 +11,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from eval_harness import verdict_cli
-from eval_harness.checkpoint import identity, resolve
+from eval_harness import meta_cli, verdict_cli
+from eval_harness.checkpoint import resolve
+from eval_harness.cli_values import pairs
 from eval_harness.data import load_mapping
 from eval_harness.errors import UserError
-from eval_harness.presets import load_preset, preset_names
+from eval_harness.presets import preset_names
 from eval_harness.registry import names
-from eval_harness.runner import Request, default_cache, parse_suites, run, validate
+from eval_harness.runner import Request, default_cache, load_suite_preset, parse_suites, run, validate
+from eval_harness.scoring import flags
+from eval_harness.scoring.catalog import scorer_lines
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
 
@@ -43,15 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
         _add_model(sub, required=name == "run")
         _add_what(sub, required=name == "run")
         _add_how(sub)
+        _add_summaries(sub)
         if name == "validate":
             verdict_cli.add_power(sub)
     verdict_cli.add_parsers(commands)
     ls = commands.add_parser("ls", help="list suites and presets")
     ls.add_argument("--tasks", action="store_true", help="also list every task")
-    meta = commands.add_parser("meta", help="print a checkpoint's identity (content hashes) as JSON")
-    meta.add_argument("model")
-    meta.add_argument("--base", help="folder of a LoRA adapter's base model")
-    meta.add_argument("--tokenizer")
+    ls.add_argument("--scorers", action="store_true", help="list the scorers and their options instead")
+    meta_cli.add_parser(commands)
     return parser
 
 
@@ -111,17 +112,10 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def pairs(items: list[str], flag: str) -> dict[str, Any]:
-    """KEY=VALUE strings to a dict, values read as YAML. Raises UserError naming the flag."""
-    import yaml
-
-    found = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise UserError(flag, got=item, expected="KEY=VALUE")
-        found[key] = yaml.safe_load(value)
-    return found
+def _add_summaries(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--documents", type=Path, help="faithfulness: JSON Lines of document, reference, id")
+    sub.add_argument("--scorers", help="faithfulness: names joined by commas instead of the preset's")
+    flags.add_flags(sub)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -172,6 +166,7 @@ def request_from(args: argparse.Namespace) -> Request:
         cache=None if args.no_cache else args.cache or default_cache(),
         punkt_standin=args.punkt_standin,
         overwrite=args.overwrite,
+        extra={"documents": args.documents, "scorers": args.scorers, **flags.options_from(args)},
     )
 
 
@@ -192,10 +187,10 @@ def _ls(with_tasks: bool) -> None:
 
     for suite in names():
         for name in preset_names(suite):
-            preset = load_preset(name)
+            preset = load_suite_preset(suite, name)
             print(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
-            for task, group in preset.tasks().items() if with_tasks else ():
-                print(f"  {task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}")
+            for line in preset.task_lines() if with_tasks else ():
+                print(f"  {line}")
 
 
 def dispatch(argv: list[str] | None) -> int:
@@ -205,9 +200,9 @@ def dispatch(argv: list[str] | None) -> int:
         code: int = getattr(verdict_cli, args.command)(args)
         return code
     if args.command == "ls":
-        _ls(args.tasks)
+        print("\n".join(scorer_lines())) if args.scorers else _ls(args.tasks)
     elif args.command == "meta":
-        print(json.dumps(identity(resolve(args.model, args.base, args.tokenizer)).to_json(), indent=1))
+        return meta_cli.run(args)
     elif args.command == "validate":
         lines = verdict_cli.validate_gates(args) if args.gates else []
         if not args.gates or args.suites or args.model:

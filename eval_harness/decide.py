@@ -171,6 +171,7 @@ def _flips(gate: str, pairs: list[Pair], metric: str, higher_is_better: bool, mo
             item.outputs,
             theirs,
             ours,
+            *(tuple(side.evidence.get(metric.partition(",")[0], ())) for side in reversed(pair)),
         )
         (lost if worse else gained).append(flip)
     return sorted(lost, key=_change)[:most] + sorted(gained, key=_change)[:most]

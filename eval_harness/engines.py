@@ -1,6 +1,8 @@
 """lm-eval model objects for each kind of model and backend."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,10 +53,17 @@ def load_engine(ref: ModelRef, settings: Settings) -> Any:
     """Load the model. Raises UserError where its files do not make a model."""
     kind = engine_kind(ref, settings)
     build = {"hf": _hf, "vllm": _vllm, "endpoint": _endpoint}[kind]
+    with loading():
+        return build(ref, settings)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Turn whatever goes wrong inside into a UserError about the model's files."""
     # Loading runs transformers, peft or vllm on the user's files: any failure is about those files or this
     # machine.
     try:
-        return build(ref, settings)
+        yield
     except UserError:
         raise
     except Exception as error:

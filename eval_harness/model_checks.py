@@ -48,6 +48,20 @@ def check_endpoint(ref: ModelRef, settings: Settings, *, cached: bool) -> None:
         ) from error
 
 
+def check_answerable(ref: ModelRef, settings: Settings, tasks: dict[str, Any]) -> None:
+    """Raise UserError for tasks that a chat endpoint cannot answer (it gives no log-probabilities)."""
+    if settings.endpoint != "chat" or ref.kind != "endpoint":
+        return
+    scored = [n for n, t in tasks.items() if t.get_config("output_type") != "generate_until"]
+    if scored:
+        raise UserError(
+            "a chat endpoint gives no log-probabilities",
+            got=f"{len(scored)} tasks, e.g. {scored[0]}",
+            expected="generated answers only",
+            remedy="--endpoint completions, or --tasks ifeval",
+        )
+
+
 def check_weights_fit(ref: ModelRef) -> None:
     """Compare the checkpoint's tensors with the architecture, on the meta device (only headers are read).
 

@@ -57,6 +57,13 @@ class Preset:
         """Task name -> its group, in file order."""
         return {task: group for group in self.groups for task in group.tasks}
 
+    def task_lines(self) -> list[str]:
+        """One line per task, for `ls --tasks`."""
+        return [
+            f"{task}  {group.shots} shots  limit {group.limit}  {', '.join(group.metrics)}"
+            for task, group in self.tasks().items()
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object: part of the run's key."""
         return dataclasses.asdict(self)
@@ -72,14 +79,14 @@ def preset_folder() -> Path:
 def preset_names(suite: str | None = None) -> list[str]:
     """Names of the shipped presets, optionally of one suite."""
     names = sorted(p.stem for p in preset_folder().glob("*.yaml"))
-    return [n for n in names if suite is None or load_preset(n).suite == suite]
+    return [n for n in names if suite is None or read_preset(n)[0].get("suite") == suite]
 
 
-def load_preset(name: str) -> Preset:
-    """Load a shipped preset by name or any preset by path (ending in .yaml).
+def read_preset(name: str) -> tuple[dict[str, Any], str]:
+    """Keys and name of a preset of any suite: shipped and named, or a path ending in .yaml.
 
     Raises:
-      UserError: no such preset, bad YAML, an unknown or missing key, a wrong value.
+      UserError: no such preset, bad YAML, no mapping.
     """
     import yaml
 
@@ -89,16 +96,23 @@ def load_preset(name: str) -> Preset:
         raise UserError("no such preset", got=name, expected=near(name, known), remedy="eval-harness ls")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("preset is not valid YAML", got=f"{path}: {error}", expected="YAML") from error
-    return parse_preset(raw, path.stem)
+    if not isinstance(raw, dict):
+        raise UserError(f"preset {path.stem}", got=type(raw).__name__, expected="a mapping of keys")
+    return raw, path.stem
+
+
+def load_preset(name: str) -> Preset:
+    """Load a preset of lm-eval tasks. Raises UserError: as `read_preset` and `parse_preset`."""
+    return parse_preset(*read_preset(name))
 
 
 def parse_preset(raw: object, name: str) -> Preset:
     """Turn parsed YAML into a Preset; strict about keys. Raises UserError naming preset and key."""
     if not isinstance(raw, dict):
         raise UserError(f"preset {name}", got=type(raw).__name__, expected="a mapping of keys")
-    _check_keys(raw, _PRESET_KEYS, {"version", "suite", "sources", "groups"}, f"preset {name}")
+    check_keys(raw, _PRESET_KEYS, {"version", "suite", "sources", "groups"}, f"preset {name}")
     version = raw["version"]
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"preset {name}: version", got=version, expected=PRESET_VERSIONS)
@@ -123,7 +137,7 @@ def parse_preset(raw: object, name: str) -> Preset:
 
 def _parse_group(raw: dict[str, Any], preset: str) -> Group:
     where = f"preset {preset}, group {raw.get('name')}"
-    _check_keys(raw, _GROUP_KEYS, {"name", "metrics", "shots", "columns", "cluster", "tasks"}, where)
+    check_keys(raw, _GROUP_KEYS, {"name", "metrics", "shots", "columns", "cluster", "tasks"}, where)
     limit = raw.get("limit")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise UserError(f"{where}: limit", got=limit, expected="null or a positive integer")
@@ -151,7 +165,8 @@ def _parse_group(raw: dict[str, Any], preset: str) -> Group:
     )
 
 
-def _check_keys(raw: dict[str, Any], known: set[str], required: set[str], where: str) -> None:
+def check_keys(raw: dict[str, Any], known: set[str], required: set[str], where: str) -> None:
+    """Raise UserError for a key that is not known, with near matches, or one that is missing."""
     if unknown := sorted(set(raw) - known):
         raise UserError(f"{where}: unknown key", got=unknown[0], expected=near(unknown[0], sorted(known)))
     if missing := sorted(required - set(raw)):

@@ -2,22 +2,47 @@
 
 import difflib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eval_harness.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., object])
-_SUITES: dict[str, Callable[..., object]] = {}
 
 
-def register_suite(name: str) -> Callable[[F], F]:
-    """Register a suite under a unique name; a duplicate raises ValueError naming both owners."""
+class Suite(NamedTuple):
+    """What the runner needs of a suite; presets are the suite's own type with name, version and suite.
 
-    def decorate(function: F) -> F:
+    `prepare` makes a checked plan of a job (`jobs.Job` -> `jobs.Plan`), `parse` a preset of parsed YAML and a
+    name, `select` a part of a preset by task names and an item limit, `describe` one line on a job without a
+    model. `default` names the preset that is meant where none is.
+    """
+
+    prepare: Callable[..., Any]
+    parse: Callable[..., Any]
+    select: Callable[..., Any]
+    describe: Callable[..., str]
+    default: str
+
+
+_SUITES: dict[str, Suite] = {}
+
+
+def register_suite(
+    name: str,
+    *,
+    parse: Callable[..., Any],
+    select: Callable[..., Any],
+    describe: Callable[..., str],
+    default: str,
+) -> Callable[[F], F]:
+    """Register `prepare` under a unique name; a duplicate raises ValueError naming both owners."""
+
+    def decorate(prepare: F) -> F:
         if name in _SUITES:
-            raise ValueError(f"suite {name!r}: already {_SUITES[name].__module__}, now {function.__module__}")
-        _SUITES[name] = function
-        return function
+            owner = _SUITES[name].prepare.__module__
+            raise ValueError(f"suite {name!r}: already {owner}, now {prepare.__module__}")
+        _SUITES[name] = Suite(prepare, parse, select, describe, default)
+        return prepare
 
     return decorate
 
@@ -27,7 +52,7 @@ def names() -> list[str]:
     return sorted(_SUITES)
 
 
-def get(name: str) -> Callable[..., object]:
+def get(name: str) -> Suite:
     """Return the suite; an unknown name raises UserError with near matches."""
     if name not in _SUITES:
         raise UserError("unknown suite", got=name, expected=near(name, names()), remedy="eval-harness ls")

@@ -1,5 +1,6 @@
 """Model references and suite names in, run folders out."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -12,8 +13,9 @@ from typing import Any
 from eval_harness.checkpoint import ModelRef
 from eval_harness.data import Mapping
 from eval_harness.errors import UserError
+from eval_harness.jobs import BASELINE, CANDIDATE, Job, Plan
 from eval_harness.output import RESULT, read_result, write_run
-from eval_harness.presets import Preset, load_preset, select
+from eval_harness.presets import read_preset
 from eval_harness.registry import get
 from eval_harness.settings import Settings
 from eval_harness.types import SuiteResult
@@ -21,10 +23,13 @@ from eval_harness.types import SuiteResult
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; `cache` None keeps nothing beyond the run."""
+    """What the user asked for; `cache` None keeps nothing beyond the run.
+
+    `presets` are of the suites' own types; `extra` are options of single suites.
+    """
 
     model: ModelRef | None
-    presets: tuple[Preset, ...]
+    presets: tuple[Any, ...]
     settings: Settings
     out: Path | None = None
     baseline: ModelRef | None = None
@@ -42,23 +47,29 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eval_harness"
 
 
-def parse_suites(text: str, tasks: list[str] | None, limit: int | None) -> tuple[Preset, ...]:
+def parse_suites(text: str, tasks: list[str] | None, limit: int | None) -> tuple[Any, ...]:
     """`reasoning`, `reasoning:quick`, `reasoning:my.yaml`, several joined by commas.
 
     Raises:
       UserError: unknown suite, preset or task; a preset of another suite.
     """
-    import eval_harness.suites  # noqa: F401 - registers the suites
-
     presets = []
     for part in text.split(","):
         suite, _, name = part.strip().partition(":")
-        get(suite)
-        preset = load_preset(name or "leaderboard")
-        if preset.suite != suite:
-            raise UserError(f"preset {preset.name}", got=f"suite {preset.suite}", expected=f"suite {suite}")
-        presets.append(select(preset, tasks, limit))
+        preset = load_suite_preset(suite, name)
+        presets.append(get(suite).select(preset, tasks, limit))
     return tuple(presets)
+
+
+def load_suite_preset(suite: str, name: str = "") -> Any:
+    """A preset of a suite, its default one without a name. Raises UserError: none, or of another suite."""
+    import eval_harness.suites  # noqa: F401 - registers the suites
+
+    get(suite)
+    raw, stem = read_preset(name or get(suite).default)
+    if raw.get("suite") != suite:
+        raise UserError(f"preset {stem}", got=f"suite {raw.get('suite')}", expected=f"suite {suite}")
+    return get(suite).parse(raw, stem)
 
 
 @contextmanager
@@ -83,8 +94,6 @@ def run(request: Request) -> list[SuiteResult]:
     Raises:
       UserError: bad input, before any generation; OUT is not created.
     """
-    from eval_harness.suites.reasoning import execute
-
     out = request.out
     if out is None:
         raise UserError("no output folder", expected="--out DIR")
@@ -94,32 +103,42 @@ def run(request: Request) -> list[SuiteResult]:
             _check_free(folder, plan.key, request.overwrite)
         results = []
         for folder, plan in plans:
-            done = execute(plan)
+            done = plan.execute()
             if done is None:  # another rank writes
                 continue
             write_run(folder, *done)
-            shutil.copytree(plan.loaded.folder, folder / "tasks", dirs_exist_ok=True)
+            plan.leave(folder)
             results.append(done[0])
         return results
 
 
-def _plans(request: Request, work: Path) -> list[tuple[Path, Any]]:
-    from eval_harness.suites.reasoning import Job
-
-    plans: list[tuple[Path, Any]] = []
-    models = [("baseline", request.baseline)] if request.baseline else []
-    for place, ref in [*models, ("", request.model)]:
+def _plans(request: Request, work: Path) -> list[tuple[Path, Plan]]:
+    plans: list[tuple[Path, Plan]] = []
+    models = [(BASELINE, request.baseline)] if request.baseline else []
+    for role, ref in [*models, (CANDIDATE, request.model)]:
         for preset in request.presets:
             if ref is None:
                 raise UserError("no model", expected="--model DIR or URL")
-            prepare: Any = get(preset.suite)
             name = f"{preset.suite}-{preset.name}" if len(request.presets) > 1 else ""
-            job = Job(
-                preset, ref, request.settings, work, request.cache, request.mapping, request.punkt_standin
-            )
             assert request.out is not None  # checked by run
-            plans.append((request.out / place / name, prepare(job)))
+            folder = request.out / (BASELINE if role == BASELINE else "") / name
+            plans.append((folder, get(preset.suite).prepare(_job(request, preset, ref, role, work))))
     return plans
+
+
+def _job(request: Request, preset: Any, ref: ModelRef, role: str, work: Path) -> Job:
+    return Job(
+        preset,
+        ref,
+        request.settings,
+        work,
+        request.cache,
+        request.mapping,
+        request.punkt_standin,
+        role,
+        request.baseline if role == CANDIDATE else None,
+        request.extra,
+    )
 
 
 def _check_free(folder: Path, key: str, overwrite: bool) -> None:
@@ -141,29 +160,13 @@ def validate(request: Request) -> list[str]:
     Returns:
       One line per suite on what would be run.
     """
-    from eval_harness.suites.reasoning import Job, check_environment
-    from eval_harness.tasks import check_data
-
     lines = []
     with _workplace(request.cache) as work:
         for preset in request.presets:
-            if request.model is not None:
-                plans = _plans(
-                    Request(**{**request.__dict__, "presets": (preset,), "out": Path("unused")}), work
-                )
-                lines += [
-                    f"{preset.suite}:{preset.name} ok: {len(p.loaded.tasks)} tasks, {p.requests} requests, "
-                    f"model {p.model.weights[:12]}"
-                    for _, p in plans
-                ]
+            if request.model is None:
+                job = _job(request, preset, ModelRef("hf"), CANDIDATE, work)
+                lines.append(get(preset.suite).describe(job))
                 continue
-            job = Job(
-                preset, ModelRef("hf"), request.settings, work, None, request.mapping, request.punkt_standin
-            )
-            check_environment(job)
-            local = check_data(preset, request.mapping, work)
-            lines.append(
-                f"{preset.suite}:{preset.name} ok: {len(preset.tasks())} tasks, {len(local)} on local data, "
-                f"{len(preset.tasks()) - len(local)} on the hub (not checked without a model)"
-            )
+            one = dataclasses.replace(request, presets=(preset,), out=Path("unused"))
+            lines += [plan.line() for _, plan in _plans(one, work)]
     return lines

@@ -64,7 +64,8 @@ class ItemRecord:
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
     `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1. `outputs` are the raw
     answers: generated texts, or [log-probability in nats, is greedy] per choice; `choices` are then the texts
-    scored, in the same order.
+    scored, in the same order. `evidence` maps a metric to the [document sentence, summary sentence,
+    score] that speak most against the answer, worst first.
     """
 
     task: str
@@ -77,6 +78,7 @@ class ItemRecord:
     target: str
     prompt: str
     choices: list[str] = field(default_factory=list)
+    evidence: dict[str, list[Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""

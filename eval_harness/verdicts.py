@@ -45,7 +45,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Flip:
-    """One document that got worse (`lost`) or better (`gained`), as both models answered it."""
+    """One document that got worse (`lost`) or better (`gained`), as both models answered it.
+
+    The evidence of either side is [document sentence, summary sentence, score], worst first, of the gate's
+    metric.
+    """
 
     gate: str
     task: str
@@ -58,11 +62,14 @@ class Flip:
     candidate_outputs: list[Any]
     baseline_value: float
     candidate_value: float
+    baseline_evidence: tuple[list[Any], ...] = ()
+    candidate_evidence: tuple[list[Any], ...] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Flip":
         """Invert `dataclasses.asdict`."""
-        return build(cls, {**data, "choices": tuple(data["choices"])})
+        lists = ("choices", "baseline_evidence", "candidate_evidence")
+        return build(cls, {**data, **{key: tuple(data[key]) for key in lists if key in data}})
 
 
 @dataclass(frozen=True)

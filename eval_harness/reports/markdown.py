@@ -52,7 +52,13 @@ def _flip(flip: Flip) -> list[str]:
         ("baseline", wording.answer(flip, flip.baseline_outputs)),
         ("candidate", wording.answer(flip, flip.candidate_outputs)),
     )
-    body = "\n".join(f"{name}: {_clip(text)}" for name, text in parts)
+    weakest = [
+        (f"weakest of the {side}", wording.evidence(found))
+        for row in wording.side_by_side(flip)
+        for side, found in zip(("baseline", "candidate"), row)
+        if found
+    ]
+    body = "\n".join(f"{name}: {_clip(text)}" for name, text in (*parts, *weakest))
     # Inside <pre> nothing is Markdown; a blank line would end no HTML block of this kind.
     return [f"<pre>{flip.change}: {html.escape(flip.task)} {flip.doc_id}\n{html.escape(body)}</pre>", ""]
 

@@ -1,5 +1,6 @@
 """The words and numbers that every report shares."""
 
+from itertools import zip_longest
 from typing import Any
 
 from eval_harness.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, Verdict
@@ -91,6 +92,16 @@ def target(flip: Flip) -> str:
     if flip.target.isdecimal() and int(flip.target) < len(flip.choices):
         return f"{flip.target}: {flip.choices[int(flip.target)].strip()}"
     return flip.target
+
+
+def side_by_side(flip: Flip) -> list[tuple[list[Any] | None, list[Any] | None]]:
+    """Baseline's and candidate's weakest sentences in rows, None where one side has fewer."""
+    return list(zip_longest(flip.baseline_evidence, flip.candidate_evidence))
+
+
+def evidence(found: list[Any] | None) -> str:
+    """A summary sentence, its score and the document's nearest sentence, in one line."""
+    return "" if found is None else f"{found[2]:.3f}  {found[1]}  (document: {found[0]})"
 
 
 def answer(flip: Flip, outputs: list[Any]) -> str:

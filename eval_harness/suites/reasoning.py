@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness import engines, model_checks, preflight
-from eval_harness.checkpoint import ModelRef, identity, sha
-from eval_harness.data import Mapping
+from eval_harness.checkpoint import identity, sha
 from eval_harness.errors import UserError, first_line
+from eval_harness.jobs import Job
 from eval_harness.output import check_space, read_items, read_result, write_run
-from eval_harness.presets import Preset
+from eval_harness.presets import parse_preset, select
 from eval_harness.punkt import NOTE as PUNKT_NOTE
 from eval_harness.registry import register_suite
 from eval_harness.resume import Journal
 from eval_harness.scores import group_scores, item_records, task_scores
-from eval_harness.settings import Settings, environment, namespace, versions
+from eval_harness.settings import environment, namespace, versions
 from eval_harness.store import AnswerStore
 from eval_harness.tasks import (
     LoadedTasks,
     build_requests,
+    check_data,
     load_tasks,
     prebuilt,
     preset_digest,
@@ -35,20 +37,7 @@ _FREE_AT_LEAST = 64 << 20
 
 
 @dataclass(frozen=True)
-class Job:
-    """One model on one preset. `cache` None: nothing is kept for a later run; `work` holds prepared data."""
-
-    preset: Preset
-    ref: ModelRef
-    settings: Settings
-    work: Path
-    cache: Path | None
-    mapping: Mapping | None = None
-    punkt_standin: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
+class ReasoningPlan:
     """A job that passed preflight: prompts built, no model loaded, nothing generated."""
 
     job: Job
@@ -60,9 +49,36 @@ class Plan:
     space: str
     requests: int
 
+    def line(self) -> str:
+        """What would be run."""
+        preset = self.job.preset
+        return (
+            f"{preset.suite}:{preset.name} ok: {len(self.loaded.tasks)} tasks, {self.requests} requests, "
+            f"model {self.model.weights[:12]}"
+        )
 
-@register_suite("reasoning")
-def prepare(job: Job) -> Plan:
+    def execute(self) -> tuple[SuiteResult, list[ItemRecord]] | None:
+        """Measure. A run with the same key that was finished before is read back; None on other ranks."""
+        return execute(self)
+
+    def leave(self, folder: Path) -> None:
+        """Copy the task definitions."""
+        shutil.copytree(self.loaded.folder, folder / "tasks", dirs_exist_ok=True)
+
+
+def describe(job: Job) -> str:
+    """Check packages, NLTK data and local data, without a model."""
+    check_environment(job)
+    preset, local = job.preset, check_data(job.preset, job.mapping, job.work)
+    tasks = len(preset.tasks())
+    return (
+        f"{preset.suite}:{preset.name} ok: {tasks} tasks, {len(local)} on local data, "
+        f"{tasks - len(local)} on the hub (not checked without a model)"
+    )
+
+
+@register_suite("reasoning", parse=parse_preset, select=select, describe=describe, default="leaderboard")
+def prepare(job: Job) -> ReasoningPlan:
     """Preflight: check everything, build all prompts, load no model.
 
     Raises:
@@ -75,7 +91,7 @@ def prepare(job: Job) -> Plan:
     model_checks.check_weights_fit(job.ref)
     tokenizer = model_checks.load_tokenizer(job.ref, settings)
     loaded = load_tasks(job.preset, job.mapping, job.work)
-    check_answerable(job, loaded)
+    model_checks.check_answerable(job.ref, settings, loaded.tasks)
     template = engines.template_function(settings, tokenizer)
     build_requests(loaded, settings, template)
     cut = model_checks.check_context(loaded.tasks, job.ref, settings, tokenizer)
@@ -84,7 +100,9 @@ def prepare(job: Job) -> Plan:
     space = namespace(model, settings, versions())
     parts = [space, preset_digest(job.preset), requests_digest(loaded), settings.generation, standin]
     notes = _notes(job, loaded, cut, standin)
-    return Plan(job, model, loaded, template, notes, sha(json.dumps(parts, sort_keys=True)), space, count)
+    return ReasoningPlan(
+        job, model, loaded, template, notes, sha(json.dumps(parts, sort_keys=True)), space, count
+    )
 
 
 def check_model(job: Job) -> ModelIdentity:
@@ -99,20 +117,6 @@ def check_environment(job: Job) -> bool:
     """Check packages and NLTK data; true when the punkt stand-in is in use."""
     preflight.check_packages(job.preset)
     return preflight.check_punkt(job.preset, job.work / "nltk_standin" if job.punkt_standin else None)
-
-
-def check_answerable(job: Job, loaded: LoadedTasks) -> None:
-    """Raise UserError for tasks that a chat endpoint cannot answer (it gives no log-probabilities)."""
-    if job.settings.endpoint != "chat" or job.ref.kind != "endpoint":
-        return
-    scored = [n for n, t in loaded.tasks.items() if t.get_config("output_type") != "generate_until"]
-    if scored:
-        raise UserError(
-            "a chat endpoint gives no log-probabilities",
-            got=f"{len(scored)} tasks, e.g. {scored[0]}",
-            expected="generated answers only",
-            remedy="--endpoint completions, or --tasks ifeval",
-        )
 
 
 def _notes(job: Job, loaded: LoadedTasks, cut: dict[str, int], standin: bool) -> dict[str, list[str]]:
@@ -133,7 +137,7 @@ def _notes(job: Job, loaded: LoadedTasks, cut: dict[str, int], standin: bool) ->
     return notes
 
 
-def execute(plan: Plan) -> tuple[SuiteResult, list[ItemRecord]] | None:
+def execute(plan: ReasoningPlan) -> tuple[SuiteResult, list[ItemRecord]] | None:
     """Measure. A run with the same key that was finished before is read back; None on ranks other than 0."""
     kept = plan.job.cache / "runs" / plan.key if plan.job.cache else None
     if kept is not None and (kept / "result.json").is_file():
@@ -167,7 +171,7 @@ def execute(plan: Plan) -> tuple[SuiteResult, list[ItemRecord]] | None:
     return result, items
 
 
-def _evaluate(plan: Plan, journal: Journal) -> dict[str, Any] | None:
+def _evaluate(plan: ReasoningPlan, journal: Journal) -> dict[str, Any] | None:
     import contextlib
 
     import lm_eval
@@ -197,7 +201,9 @@ def _evaluate(plan: Plan, journal: Journal) -> dict[str, Any] | None:
     return raw
 
 
-def _result(plan: Plan, raw: dict[str, Any], journal: Journal, started: str, seconds: float) -> SuiteResult:
+def _result(
+    plan: ReasoningPlan, raw: dict[str, Any], journal: Journal, started: str, seconds: float
+) -> SuiteResult:
     preset, counts = plan.job.preset, journal.counts
     sizes = {task: raw["n-samples"][task]["effective"] for task in preset.tasks()}
     if plan.loaded.samples:

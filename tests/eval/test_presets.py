@@ -11,7 +11,8 @@ from eval_harness.errors import UserError
 from eval_harness.presets import load_preset, parse_preset, preset_folder, preset_names, select
 from eval_harness.tasks import shipped_paths
 
-NAMES = preset_names()
+PARTS = ("parse", "select", "describe")
+NAMES = preset_names("reasoning")
 
 
 class Loader(yaml.SafeLoader):
@@ -119,4 +120,4 @@ def test_selection_by_group_task_and_limit():
 
 def test_duplicate_suites_name_both_owners():
     with pytest.raises(ValueError, match="reasoning"):
-        registry.register_suite("reasoning")(lambda: None)
+        registry.register_suite("reasoning", **dict.fromkeys(PARTS), default="x")(lambda: None)

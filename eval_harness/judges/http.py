@@ -1,0 +1,155 @@
+"""A language model behind an OpenAI-compatible address."""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval_harness.checkpoint import sha
+from eval_harness.errors import UserError
+from eval_harness.judges.registry import register_judge
+from eval_harness.judges.templates import Template
+from eval_harness.judges.types import FAILED, Answer, Cost, Question
+from eval_harness.remote import Client, Remote, RemoteError
+
+CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
+_TOP = 20  # the most log-probabilities that OpenAI's interface gives
+
+
+@register_judge("http")
+@dataclass(frozen=True)
+class HTTPJudge:
+    """Chat completions. `body` goes over the request's own keys; null removes one.
+
+    With `logprobs` a label's value is weighted by its probability among the labels, where the server gives
+    log-probabilities; else the label that was written counts. Prices are per million tokens.
+    """
+
+    template: Template | None
+    url: str
+    model: str
+    temperature: float = 0.0
+    seed: int | None = 0
+    logprobs: bool = False
+    body: dict[str, Any] = field(default_factory=dict)
+    key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 5
+    backoff: float = 1.0
+    price_in: float | None = None
+    price_out: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for options that cannot work."""
+        if self.template is None:
+            raise UserError("judge http", got="no template", expected="--judge-template NAME")
+        if self.logprobs and self.template.pattern is not None:
+            raise UserError(
+                "judge http: logprobs",
+                got=f"template {self.template.name}, whose answer is a text",
+                expected="a template without a pattern, whose answer is a label",
+            )
+        if self.concurrency < 1:
+            raise UserError("judge http: concurrency", got=self.concurrency, expected="at least 1")
+        self._remote().checked()
+
+    def _remote(self) -> Remote:
+        return Remote(self.url, self.key_env, self.timeout, self.retries, self.backoff)
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return self.model
+
+    def settings(self) -> dict[str, Any]:
+        """All that shapes an answer; the address as a hash."""
+        assert self.template is not None  # by __post_init__
+        shape = {"temperature": self.temperature, "seed": self.seed, "logprobs": self.logprobs}
+        return {
+            "judge": "http",
+            "model": self.model,
+            "address": sha(self.url.rstrip("/")),
+            "template": self.template.digest,
+            "body": self.body,
+            **shape,
+        }
+
+    def request(self, question: Question) -> dict[str, Any]:
+        """The body of one request."""
+        assert self.template is not None  # by __post_init__
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": self.template.messages(question.fields),
+            "temperature": self.temperature,
+            "max_tokens": self.template.max_tokens,
+            "seed": self.seed,
+        }
+        if self.logprobs:
+            body |= {"logprobs": True, "top_logprobs": _TOP}
+        return {key: value for key, value in {**body, **self.body}.items() if value is not None}
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """Ask `concurrency` questions at once; a failed one is an answer too, with its reason."""
+        client = Client(self._remote())
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            waiting: dict[Future[Answer], int] = {
+                pool.submit(self._answer, client, question): place for place, question in enumerate(questions)
+            }
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            # After a refusal (or an interrupt) nothing more is asked.
+            pool.shutdown(wait=True, cancel_futures=True)
+            client.close()
+
+    def _answer(self, client: Client, question: Question) -> Answer:
+        try:
+            return client.post("chat/completions", self.request(question), self._read)
+        except RemoteError as error:
+            return Answer(None, FAILED, str(error))
+
+    def _read(self, reply: dict[str, Any]) -> Answer:
+        assert self.template is not None  # by __post_init__
+        choice = reply["choices"][0]
+        text = choice["message"]["content"]
+        if not isinstance(text, str):
+            raise TypeError(f"content is {type(text).__name__}")
+        usage = reply.get("usage") or {}
+        used = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        weighted = self._weighted(choice.get("logprobs")) if self.logprobs else None
+        if weighted is not None:
+            return Answer(weighted, text=text, prompt_tokens=used[0], answer_tokens=used[1])
+        return self.template.answer(text, *used)
+
+    def _weighted(self, logprobs: Any) -> float | None:
+        """Value of the labels weighted by their probabilities, at the first token that is a label."""
+        assert self.template is not None  # by __post_init__
+        labels = {label.lower(): value for label, value in self.template.labels.items()}
+        try:
+            for token in logprobs["content"]:
+                if str(token["token"]).strip().lower() not in labels:
+                    continue
+                chances: dict[str, float] = {}
+                for other in token.get("top_logprobs") or [token]:
+                    name = str(other["token"]).strip().lower()
+                    if name in labels:
+                        chances[name] = chances.get(name, 0.0) + math.exp(float(other["logprob"]))
+                total = sum(chances.values())
+                return sum(labels[n] * p for n, p in chances.items()) / total if total > 0 else None
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return None
+
+    def cost(self, questions: Sequence[Question]) -> Cost:
+        """Calls, tokens (by characters) and price; the answers as long as the template allows."""
+        assert self.template is not None  # by __post_init__
+        shown = (self.template.messages(q.fields) for q in questions)
+        characters = sum(len(m["content"]) for messages in shown for m in messages)
+        tokens, written = characters // CHARACTERS_PER_TOKEN, len(questions) * self.template.max_tokens
+        price = None
+        if self.price_in is not None and self.price_out is not None:
+            price = (tokens * self.price_in + written * self.price_out) / 1e6
+        return Cost(len(questions), tokens, written, price)

@@ -1,0 +1,130 @@
+"""A reward model: a sequence classifier with one output, on this machine."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval_harness import engines
+from eval_harness.checkpoint import chat_template, identity, resolve
+from eval_harness.errors import UserError
+from eval_harness.judges.programs import compared
+from eval_harness.judges.registry import register_judge
+from eval_harness.judges.templates import Template
+from eval_harness.judges.types import Answer, Cost, Question
+
+Key = tuple[str, str]  # prompt (or document), text
+
+
+@register_judge("reward")
+@dataclass(frozen=True)
+class RewardJudge:
+    """The text with the higher reward wins; with `soft` the win is shared by sigmoid of the difference.
+
+    A tokenizer with a chat template sees the prompt as the user's and the text as the assistant's turn; else
+    both are joined by `separator`. Texts beyond `max_length` tokens are cut from the left.
+    """
+
+    template: Template | None
+    model: str
+    soft: bool = False
+    separator: str = ""
+    max_length: int = 2048
+    batch_size: int = 8
+    dtype: str = "auto"
+    device: str = "auto"
+
+    @property
+    def label(self) -> str:
+        """The folder's name."""
+        return Path(self.model).name
+
+    def settings(self) -> dict[str, Any]:
+        """The content of the model's files, and what shapes its input."""
+        ref = resolve(self.model)
+        if ref.kind != "hf":
+            raise UserError("judge reward: model", got=ref.kind, expected="a Hugging Face folder")
+        shape = {"soft": self.soft, "separator": self.separator, "max_length": self.max_length}
+        return {
+            "judge": "reward",
+            "model": {**identity(ref).to_json(), "label": None},
+            "dtype": self.dtype,
+            **shape,
+        }
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """Score every distinct text once, longest first, and answer what is complete after each batch."""
+        import math
+
+        texts = {key for question in questions for key in _texts(question)}
+        waiting = sorted(texts, key=lambda key: (-len(key[0]) - len(key[1]), key))
+        model, tokenizer = self._load()
+        scores: dict[Key, float] = {}
+        answered: set[int] = set()
+        for start in range(0, len(waiting), self.batch_size):
+            batch = waiting[start : start + self.batch_size]
+            scores.update(zip(batch, self._score(model, tokenizer, batch), strict=True))
+            for place, question in enumerate(questions):
+                keys = _texts(question)
+                if place in answered or not all(key in scores for key in keys):
+                    continue
+                answered.add(place)
+                rewards = [scores[key] for key in keys]
+                if len(rewards) == 1:
+                    yield place, Answer(rewards[0])
+                elif self.soft:
+                    yield place, Answer(1 / (1 + math.exp(min(max(rewards[1] - rewards[0], -700), 700))))
+                else:
+                    yield place, Answer(compared(*rewards))
+
+    def _load(self) -> tuple[Any, Any]:
+        import transformers
+
+        with engines.loading():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self.model, padding_side="right", truncation_side="left"
+            )
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                self.model, dtype=self.dtype, output_loading_info=True
+            )
+            if info["missing_keys"] or model.config.num_labels != 1:
+                got = sorted(info["missing_keys"])[:1] or f"{model.config.num_labels} outputs"
+                raise UserError("judge reward: model", got=got, expected="a classifier with one output")
+            engines.check_loaded(model)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
+            return model.to(engines.resolve_device(self.device)).eval(), tokenizer
+
+    def _score(self, model: Any, tokenizer: Any, batch: Sequence[Key]) -> list[float]:
+        import torch
+
+        chat = chat_template(Path(self.model)) is not None
+        shown = [self._shown(tokenizer, *key) if chat else self.separator.join(key) for key in batch]
+        tokens = tokenizer(
+            shown,
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            add_special_tokens=not chat,
+        ).to(model.device)
+        with torch.inference_mode():
+            rewards: list[float] = model(**tokens).logits[:, 0].float().tolist()
+        return rewards
+
+    def _shown(self, tokenizer: Any, prompt: str, text: str) -> str:
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False)
+        return rendered
+
+    def cost(self, questions: Sequence[Question]) -> Cost:
+        """Distinct texts to score; no price."""
+        return Cost(len({key for question in questions for key in _texts(question)}), 0, 0, 0.0)
+
+
+def _texts(question: Question) -> list[Key]:
+    fields = question.fields
+    if "first" in fields:
+        return [(fields["prompt"], fields["first"]), (fields["prompt"], fields["second"])]
+    return [(fields.get("document", ""), fields["text"])]

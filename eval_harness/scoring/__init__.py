@@ -1,0 +1,1 @@
+"""What scorers stand on: cases, the registry, words, model folders, batched pairs."""

@@ -1,0 +1,1 @@
+"""What the faithfulness suite is made of: presets, documents, results."""
