@@ -30,10 +30,10 @@ class Sentiment:
     prompt: int = 8
     length: int = 24
     prompts: int = 2400
-    pairs: int = 480
-    steps: int = 30
+    pairs: int = 384
+    steps: int = 24
     batch: int = 16
-    stops: tuple[int, ...] = (8, 16, 30)
+    stops: tuple[int, ...] = (10, 24)
     validation: int = 96
     test: int = 192
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
