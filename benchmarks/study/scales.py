@@ -55,15 +55,13 @@ class Preferences:
     """
 
     supervised: Size
-    pairs: int = 1024
-    steps: int = 64
+    pairs: int = 480
+    steps: int = 30
     batch: int = 16
-    stops: tuple[int, ...] = (8, 16, 24, 32, 48, 64)
-    validation: int = 160
+    stops: tuple[int, ...] = (6, 12, 20, 30)
+    validation: int = 96
     test: int = 300
-    methods: tuple[str, ...] = (
-        "dpo", "dpo + anchor", "sparsepo common, paper", "sparsepo common", "sparsepo + anchor",
-    )  # fmt: skip
+    methods: tuple[str, ...] = ("dpo", "dpo + anchor", "sparsepo common", "sparsepo + anchor")
     betas: int = 4
     seeds: tuple[int, ...] = (0, 1)
     budgets: tuple[float, ...] = (1.5, 4.0)
