@@ -17,7 +17,7 @@ from sparsepo_plugin.errors import UserError
 def study(name: str, data: Path, work: Path, out: Path, scale_name: str) -> None:
     """Do what is missing of a domain; rates and anchors are those that sentiment's validation chose."""
     scale, first = PREFERENCES[scale_name], SENTIMENT[scale_name]
-    settings = chosen_settings(out, first.budgets[1], scale.methods)
+    settings = chosen_settings(out, first.budgets[-1], scale.methods)
     start = base(data, work / "sentiment", first)
     room = furnish(data, work / name, name, scale, start, Table(out / "domains.csv", ["domain"]))
     table = Table(out / f"{name}.csv", ["method", "beta", "seed"])

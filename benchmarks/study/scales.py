@@ -21,7 +21,7 @@ class Sentiment:
       pairs, steps, batch: of a run; ``stops`` are the steps after which it is measured.
       validation, test: prompts on which settings are chosen, and on which they are judged.
       methods, seeds: compared; betas: how many of each method's.
-      budgets: nats at which methods are compared; settings are chosen at the second.
+      budgets: nats at which methods are compared; settings are chosen at the last.
     """
 
     language: Size
@@ -39,7 +39,7 @@ class Sentiment:
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
-    budgets: tuple[float, ...] = (0.75, 1.5, 3.0)
+    budgets: tuple[float, ...] = (1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)

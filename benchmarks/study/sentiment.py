@@ -231,7 +231,7 @@ def tune(room: Room, scale: Sentiment, table: Table, references: list[Row]) -> d
                 point = Point(name, method.tuned_at, TUNING_SEED, setting)
                 table.add(run_one(room, scale, point, ("validation",))["rows"])
                 print(f"tuned {name}: {setting}", flush=True)
-        settings[name] = chosen(table.rows, references, scale.budgets[1])[name]
+        settings[name] = chosen(table.rows, references, scale.budgets[-1])[name]
     return settings
 
 

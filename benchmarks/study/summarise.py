@@ -105,6 +105,18 @@ def weight_rows(sweep: Sequence[Row]) -> list[dict[str, Any]]:
     for (method, beta), rows in groups.items():
         row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(rows)}
         row["sampled_kl"] = math.fsum(float(r["kl"]) for r in rows) / len(rows)
+        base = {
+            r["seed"]: number(r, "ratio_auc")
+            for r in sweep
+            if r["method"] == BASELINE and r["beta"] == beta and number(r, "accuracy") is not None
+        }
+        gaps = [
+            auc - ratio
+            for r in rows
+            if (auc := number(r, "mask_auc")) is not None and (ratio := base.get(r["seed"])) is not None
+        ]
+        if gaps:
+            row |= columns("mask_over_ratio", interval(gaps))
         for name in WEIGHTS:
             values = [value for r in rows if (value := number(r, name)) is not None]
             if values:
