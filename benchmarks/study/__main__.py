@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import torch
 
-from benchmarks.study import domain_study, sentiment
+from benchmarks.study import capability, domain_study, report, sentiment
 from benchmarks.study.domain import DOMAINS
 from benchmarks.study.scales import SENTIMENT
 from sparsepo_plugin.main import guarded
 
-PARTS = ("sentiment", *DOMAINS)
+PARTS = ("sentiment", *DOMAINS, "capability", "report")
 
 
 def main() -> None:
@@ -20,8 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with text/ and preference/")
     parser.add_argument("--out", type=Path, default=Path("docs/study"), help="folder of the CSV files")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/study.md"), help="page whose tables are filled"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of models, kept")
     parser.add_argument("--scale", choices=sorted(SENTIMENT), default="full")
+    parser.add_argument("--seeds", nargs="+", type=int, help="sentiment: these only")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
     raise SystemExit(guarded(lambda: run(arguments)))
@@ -34,7 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
     for part in arguments.parts:
         if part == "sentiment":
             scale = SENTIMENT[arguments.scale]
+            if arguments.seeds:
+                scale = dataclasses.replace(scale, seeds=tuple(arguments.seeds))
             sentiment.study(arguments.data, arguments.work / part, arguments.out, scale)
+        elif part == "capability":
+            capability.study(*folders, arguments.scale)
+        elif part == "report":
+            report.report(arguments.out, arguments.page, arguments.scale)
         else:
             domain_study.study(part, *folders, arguments.scale)
 

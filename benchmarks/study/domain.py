@@ -54,21 +54,24 @@ class Split(NamedTuple):
         return [list(p) for p in dict.fromkeys(tuple(pair.prompt) for pair in self.pairs)][:most]
 
 
-def splits(root: Path, domain: Domain, tokenizer: PreTrainedTokenizerFast) -> dict[str, Split]:
-    """Pairs for the policy, for the reward model, for validation and for the test; no prompt is in two."""
+def grouped(root: Path, domain: Domain) -> dict[str, list[list[data.Pair]]]:
+    """Groups of pairs of one prompt: for the policy, the reward model, validation and the test.
+
+    No prompt is in two parts; the validation and test parts come from the files of held-out pairs first.
+    """
     train = _by_prompt([pair for name in domain.train for pair in data.pairs(root, name)], 0)
     held = _by_prompt([pair for name in domain.test for pair in data.pairs(root, name)], 1)
     missing = max(0, min(2 * domain.held - len(held), len(train) // 2))
     held, train = held + train[:missing], train[missing:]
-    parts = {
-        "policy": train[: len(train) // 2],
-        "reward": train[len(train) // 2 :],
-        "validation": held[::2],
-        "test": held[1::2],
-    }
+    half = len(train) // 2
+    return {"policy": train[:half], "reward": train[half:], "validation": held[::2], "test": held[1::2]}
+
+
+def splits(root: Path, domain: Domain, tokenizer: PreTrainedTokenizerFast) -> dict[str, Split]:
+    """The pairs of every part as token ids."""
     return {
         name: Split(encode(tokenizer, [pair for group in groups for pair in group], domain))
-        for name, groups in parts.items()
+        for name, groups in grouped(root, domain).items()
     }
 
 

@@ -17,12 +17,16 @@ from sparsepo_plugin.errors import UserError
 def study(name: str, data: Path, work: Path, out: Path, scale_name: str) -> None:
     """Do what is missing of a domain; rates and anchors are those that sentiment's validation chose."""
     scale, first = PREFERENCES[scale_name], SENTIMENT[scale_name]
+    tested = Table(out / f"{name}_test.csv", ["domain", "budget"])
+    if all(tested.has(domain=name, budget=budget) for budget in scale.budgets):
+        print(f"{name}: nothing is missing in {out}", flush=True)
+        return
     settings = chosen_settings(out, first.budgets[-1], scale.methods)
     start = base(data, work / "sentiment", first)
     room = furnish(data, work / name, name, scale, start, Table(out / "domains.csv", ["domain"]))
     table = Table(out / f"{name}.csv", ["method", "beta", "seed"])
     sweep(room, scale, settings, table)
-    trial(room, name, scale, table.rows, work / name, Table(out / f"{name}_test.csv", ["domain", "budget"]))
+    trial(room, name, scale, table.rows, work / name, tested)
 
 
 def chosen_settings(out: Path, budget: float, methods: tuple[str, ...]) -> dict[str, Setting]:

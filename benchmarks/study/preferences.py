@@ -127,13 +127,13 @@ def _run(
     return rows
 
 
-def file_of(room: Room, name: str, beta: float, seed: int, step: int) -> Path:
+def policy_file(folder: Path, name: str, beta: float, seed: int, step: int) -> Path:
     """Where a policy lies."""
-    return room.policies / f"{name.replace(' ', '_').replace(',', '')}-{beta:g}-{seed}-{step}.pt"
+    return folder / f"{name.replace(' ', '_').replace(',', '')}-{beta:g}-{seed}-{step}.pt"
 
 
 def keep(room: Room, name: str, plan: Plan, step: int, run: Run) -> None:
     """Write a policy with its masks."""
-    path = file_of(room, name, plan.beta, plan.seed, step)
+    path = policy_file(room.policies, name, plan.beta, plan.seed, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"policy": run.policy.state_dict(), "masks": run.masks.state_dict()}, path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import functools
 import io
 import platform
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,7 @@ def show(value: Any) -> str:
 
 
 class Table:
-    """A CSV file that grows: rows are found again by their key columns.
+    """A CSV file that grows: rows are found again by their key columns. Several processes may share one.
 
     Args:
       path: the file; made with the first row.
@@ -54,9 +58,13 @@ class Table:
     """
 
     def __init__(self, path: Path, key: Iterable[str]) -> None:
-        self.path, self.key, self.rows = path, tuple(key), read(path)
-        self._done = {self._name(row) for row in self.rows}
+        self.path, self.key = path, tuple(key)
         self._since = time.monotonic()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows as they are on disk now."""
+        return read(self.path)
 
     def _name(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(show(row[column]) for column in self.key)
@@ -64,22 +72,36 @@ class Table:
     def has(self, **key: Any) -> bool:
         """Whether the unit of work is done; the clock of the next one starts."""
         self._since = time.monotonic()
-        return self._name(key) in self._done
+        return self._name(key) in {self._name(row) for row in self.rows}
 
     def add(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Add all rows of one unit of work at once, so that a kill leaves all of them or none."""
         seconds = f"{time.monotonic() - self._since:.1f}"
-        for values in found:
-            row = {name: show(value) for name, value in values.items()}
-            self.rows.append({**row, "seconds": seconds, **provenance()})
-            self._done.add(self._name(row))
-        last = ("seconds", *provenance())
-        names = [name for name in dict.fromkeys(n for row in self.rows for n in row) if name not in last]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*names, *last], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        made = [{name: show(value) for name, value in values.items()} for values in found]
+        with self._alone():
+            rows = [*self.rows, *({**row, "seconds": seconds, **provenance()} for row in made)]
+            last = ("seconds", *provenance())
+            names = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in last]
+            write(self.path, rows, [*names, *last])
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the file's lock: reading, adding and replacing are one act."""
+        place = (
+            Path(tempfile.gettempdir()) / f"study-{zlib.crc32(str(self.path.resolve()).encode()):08x}.lock"
+        )
+        with open(place, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def write(path: Path, rows: Iterable[Row], names: Sequence[str]) -> None:
+    """Replace a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read(path: Path) -> list[Row]:

@@ -52,6 +52,7 @@ class Preferences:
       validation, test: prompts.
       methods, betas, seeds: compared.
       budgets: nats; temperatures are tried at the last.
+      evaluated: items per task, or documents, of the gated suites; 0: all that the presets take.
     """
 
     supervised: Size
@@ -66,9 +67,11 @@ class Preferences:
     seeds: tuple[int, ...] = (0, 1)
     budgets: tuple[float, ...] = (1.5, 4.0)
     temperatures: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    evaluated: int = 0
 
 
 TUNING_SEED = 100
+TWO = ("dpo", "sparsepo common")
 SENTIMENT = {
     "full": Sentiment(Size(3072, 128, 4, 2000)),
     "small": Sentiment(
@@ -78,17 +81,17 @@ SENTIMENT = {
     ),
     "smoke": Sentiment(
         Size(300, 32, 2, 40, batch=16), prompts=40, pairs=16, steps=4, batch=8, stops=(2, 4), validation=16,
-        test=16, length=8, methods=("dpo", "sparsepo common"), seeds=(0, 1), betas=2,
+        test=16, length=8, methods=TWO, seeds=(0, 1), betas=2,
     ),
 }  # fmt: skip
 PREFERENCES = {
     "full": Preferences(Size(0, 0, 0, 300, batch=16, rate=1e-3)),
     "small": Preferences(
         Size(0, 0, 0, 100, batch=16, rate=1e-3), pairs=160, steps=20, batch=8, stops=(5, 10, 20),
-        validation=48, test=80, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
+        validation=48, test=80, methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=10,
     ),
     "smoke": Preferences(
         Size(0, 0, 0, 4, batch=8, rate=1e-3), pairs=16, steps=4, batch=8, stops=(2, 4),
-        validation=8, test=8, methods=("dpo", "sparsepo common"), betas=2, temperatures=(0.0, 1.0),
+        validation=8, test=8, methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=2,
     ),
 }  # fmt: skip

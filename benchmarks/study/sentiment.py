@@ -8,108 +8,24 @@ looked at in the sweep only.
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.study import data
-from benchmarks.study.base import base
 from benchmarks.study.choose import Setting, chosen
-from benchmarks.study.classifiers import Convolution, NGrams, accuracy, crops
-from benchmarks.study.language import Language
-from benchmarks.study.measure import by_token, finding, held_out, importance, mean_and_error, summary
+from benchmarks.study.measure import by_token, finding, held_out, mean_and_error, summary
 from benchmarks.study.methods import BASELINE, METHODS, RATES
-from benchmarks.study.pairs import beginnings, label, texts_of
-from benchmarks.study.prepared import Prepared, TokenPair, prepare
+from benchmarks.study.pairs import texts_of
 from benchmarks.study.rows import Row, Table
 from benchmarks.study.sampling import sample
 from benchmarks.study.scales import TUNING_SEED, Sentiment
+from benchmarks.study.sentiment_room import Room, furnish
 from benchmarks.study.training import Plan, Run, start, train
-from sparsepo_plugin.checkpoint import write_text
 
-HELD_OUT_SENTENCES = 1000
 LISTED = 20
 TOKENS_AT = 2  # place in a method's betas at which weighted tokens are listed
-
-
-class Room(NamedTuple):
-    """Everything that all runs share."""
-
-    language: Language
-    reward: NGrams
-    check: Convolution
-    pool: list[TokenPair]
-    prompts: dict[str, list[list[int]]]
-    held_out: dict[str, Prepared]
-    important: dict[str, Tensor]
-    prepared: dict[int, Prepared]
-
-    def training_pairs(self, count: int, seed: int) -> Prepared:
-        """The pairs of a seed; those of the last seed asked for are kept."""
-        if seed not in self.prepared:
-            self.prepared.clear()
-            mine = random.Random(1000 + seed).sample(self.pool, min(count, len(self.pool)))
-            self.prepared[seed] = prepare(self.language, mine)
-        return self.prepared[seed]
-
-
-def furnish(root: Path, work: Path, scale: Sentiment, judges: Table) -> Room:
-    """Train, or load, model and classifiers; sample and label pairs."""
-    reviews = data.reviews(root, "text/imdb_train")[: scale.reviews or None]
-    unseen = data.reviews(root, "text/imdb_valid")
-    language = base(root, work, scale)
-    reward, check = classifiers(root, work, reviews, unseen, scale, judges)
-    half = len(unseen) // 2
-    prompts = {
-        split: beginnings(language, [review.text for review in part], scale.prompt)[:count]
-        for split, part, count in (
-            ("train", reviews, scale.prompts),
-            ("validation", unseen[:half], scale.validation),
-            ("test", unseen[half:], scale.test),
-        )
-    }
-    if not (work / "pairs.json").is_file():
-        found = {
-            split: label(language, reward, some, scale.length, 1000 * place)
-            for place, (split, some) in enumerate(prompts.items(), 1)
-        }
-        write_text(work / "pairs.json", json.dumps(found))
-    kept = json.loads((work / "pairs.json").read_text(encoding="utf-8"))
-    labelled = {split: [TokenPair(*pair) for pair in some] for split, some in kept.items()}
-    ready = {split: prepare(language, labelled[split]) for split in ("validation", "test")}
-    important = {
-        split: importance(language.tokenizer, reward, ready[split].batch(range(len(ready[split]))).ids)
-        for split in ready
-    }
-    return Room(language, reward, check, labelled["train"], prompts, ready, important, {})
-
-
-def classifiers(
-    root: Path, work: Path, reviews: list[data.Review], unseen: list[data.Review], scale: Sentiment,
-    judges: Table,
-) -> tuple[NGrams, Convolution]:  # fmt: skip
-    """The reward and the independent check; their held-out accuracy goes to the table."""
-    kept = work / "classifiers.pt"
-    sentences = data.reviews(root, "text/rt_polarity")
-    random.Random(0).shuffle(sentences)
-    sentences = sentences[: scale.check or None]
-    held = min(HELD_OUT_SENTENCES, len(sentences) // 5)
-    if not kept.is_file():
-        torch.save((NGrams(reviews), Convolution(sentences[held:])), kept)
-    reward, check = torch.load(kept, weights_only=False)  # written by the line above, by nobody else
-    if not judges.has(classifier="reward"):
-        short = [crop for seed in range(4) for crop in crops(unseen, 30, seed)]
-        for name, model in (("reward", reward), ("check", check)):
-            found = {
-                "reviews": accuracy(model, unseen),
-                "short_passages": accuracy(model, short),
-                "sentences": accuracy(model, sentences[:held]),
-            }
-            judges.add([{"classifier": name, **found}])
-    return reward, check
 
 
 class Point(NamedTuple):
@@ -205,6 +121,10 @@ def tokens(room: Room, run: Run, point: Point) -> list[dict[str, Any]]:
 
 def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
     """Do what is missing: classifiers, tuning on validation prompts, the sweep, token lists."""
+    sweeps = Table(out / "sentiment.csv", ["method", "beta", "seed"])
+    if all(sweeps.has(method=m, beta=b, seed=s) for m, b, s in planned(scale)):
+        print(f"sentiment: nothing is missing in {out}", flush=True)
+        return
     work.mkdir(parents=True, exist_ok=True)
     room = furnish(root, work, scale, Table(out / "sentiment_judges.csv", ["classifier"]))
     tuning = Table(out / "sentiment_tuning.csv", ["method", "rate", "tried"])
@@ -214,7 +134,18 @@ def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
             splits = ("validation",) if seed == TUNING_SEED else ("validation", "test")
             rows = [{"seed": seed, "split": s, **sampled(room, scale, None, s, seed)} for s in splits]
             references.add(rows)
-    sweep(room, scale, out, tune(room, scale, tuning, references.rows))
+    lists = Table(out / "sentiment_tokens.csv", ["method", "beta", "seed"])
+    sweep(room, scale, sweeps, lists, tune(room, scale, tuning, references.rows))
+
+
+def planned(scale: Sentiment) -> list[tuple[str, float, int]]:
+    """Method, beta and seed of every run; a seed is finished before the next begins."""
+    return [
+        (name, METHODS[name].betas[place], seed)
+        for seed in scale.seeds
+        for place in range(scale.betas)
+        for name in scale.methods
+    ]
 
 
 def tune(room: Room, scale: Sentiment, table: Table, references: list[Row]) -> dict[str, Setting]:
@@ -235,19 +166,15 @@ def tune(room: Room, scale: Sentiment, table: Table, references: list[Row]) -> d
     return settings
 
 
-def sweep(room: Room, scale: Sentiment, out: Path, settings: dict[str, Setting]) -> None:
-    """Every method with every beta and seed; a seed is finished before the next begins."""
-    table = Table(out / "sentiment.csv", ["method", "beta", "seed"])
-    lists = Table(out / "sentiment_tokens.csv", ["method", "beta", "seed"])
-    for seed in scale.seeds:
-        for place in range(scale.betas):
-            for name in scale.methods:
-                beta = METHODS[name].betas[place]
-                if table.has(method=name, beta=beta, seed=seed):
-                    continue
-                point = Point(name, beta, seed, settings[name])
-                done = run_one(room, scale, point, ("validation", "test"))
-                table.add(done["rows"])
-                if place == min(TOKENS_AT, scale.betas - 1) and (METHODS[name].weighted or name == "dpo"):
-                    lists.add(tokens(room, done["run"], point))
-                print(f"{name}, beta {beta:g}, seed {seed}: {table.rows[-1]['seconds']} s", flush=True)
+def sweep(room: Room, scale: Sentiment, table: Table, lists: Table, settings: dict[str, Setting]) -> None:
+    """Every method with every beta and seed, on validation and test prompts."""
+    for name, beta, seed in planned(scale):
+        if table.has(method=name, beta=beta, seed=seed):
+            continue
+        method, point = METHODS[name], Point(name, beta, seed, settings[name])
+        done = run_one(room, scale, point, ("validation", "test"))
+        table.add(done["rows"])
+        listed = method.betas[min(TOKENS_AT, scale.betas - 1)]
+        if beta == listed and (method.weighted or name == BASELINE):
+            lists.add(tokens(room, done["run"], point))
+        print(f"{name}, beta {beta:g}, seed {seed}: {table.rows[-1]['seconds']} s", flush=True)

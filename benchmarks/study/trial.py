@@ -19,13 +19,14 @@ from torch import Tensor
 from benchmarks.study.frontier import interval
 from benchmarks.study.measure import held_out
 from benchmarks.study.methods import BASELINE, METHODS
-from benchmarks.study.preferences import Room, draw, file_of, wins
+from benchmarks.study.preferences import Room, draw, policy_file, wins
 from benchmarks.study.prepared import TokenPair, prepare
 from benchmarks.study.rows import Row, Table
 from benchmarks.study.scales import Preferences
 from benchmarks.study.select_policies import Choice, select
 from benchmarks.study.training import Plan, Run, start
 from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.errors import UserError
 
 QUANTITIES = {
     "reference": "win over the reference",
@@ -40,7 +41,13 @@ def policy_of(room: Room, name: str, tried: dict[str, Any], choice: Choice, seed
     method = METHODS[name]
     plan = Plan(choice.beta, 0.0, 0, 0, seed)
     run = start(room.language, method.loss, {**method.options, **tried}, plan)
-    state = torch.load(file_of(room, name, choice.beta, seed, choice.step), weights_only=True)
+    path = policy_file(room.policies, name, choice.beta, seed, choice.step)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such policy, though the sweep names it; expected the work folder of that sweep; "
+            "name it with --work, or another --out to start anew"
+        )
+    state = torch.load(path, weights_only=True)
     run.policy.load_state_dict(state["policy"])
     run.masks.load_state_dict(state["masks"])
     run.policy.eval()
@@ -60,11 +67,8 @@ def trial(room: Room, name: str, scale: Preferences, sweep: list[Row], work: Pat
         for method, choice in chosen.items():
             items[method] = []
             for seed in scale.seeds:
-                path = (
-                    work
-                    / "items"
-                    / f"{budget:g}-{file_of(room, method, choice.beta, seed, choice.step).stem}.json"
-                )
+                kept = policy_file(room.policies, method, choice.beta, seed, choice.step)
+                path = work / "items" / f"{budget:g}-{kept.stem}.json"
                 if not path.is_file():
                     run = policy_of(room, method, tried[method], choice, seed)
                     write_text(path, json.dumps(answers(room, run, scale, temperatures)))
