@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ SUITES = {
 SHARED = ["--device", "cpu", "--dtype", "float32", "--batch-size", "32", "--allow-truncation", "--offline"]
 
 
-def study(root: Path, work: Path, out: Path, scale_name: str) -> None:
-    """Gate every method of METHODS in every domain that has been trained."""
+def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[str] = tuple(SUITES)) -> None:
+    """Gate every method of METHODS in the named domains, which must have been trained."""
     table = Table(out / "capability.csv", ["domain", "method"])
     scale = PREFERENCES[scale_name]
-    for name, (suite, gates, options) in SUITES.items():
+    for name in names:
+        suite, gates, options = SUITES[name]
         sweep = read(out / f"{name}.csv")
         if not sweep:
             raise UserError(f"{out / name}.csv: got no rows, expected the sweep; run the part {name} first")

@@ -28,14 +28,14 @@ class Sentiment:
     reviews: int = 0
     check: int = 0
     prompt: int = 8
-    length: int = 24
-    prompts: int = 2400
-    pairs: int = 384
-    steps: int = 24
+    length: int = 16
+    prompts: int = 1000
+    pairs: int = 320
+    steps: int = 20
     batch: int = 16
-    stops: tuple[int, ...] = (10, 24)
-    validation: int = 96
-    test: int = 192
+    stops: tuple[int, ...] = (8, 20)
+    validation: int = 64
+    test: int = 160
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
