@@ -39,7 +39,7 @@ class Sentiment:
     methods: tuple[str, ...] = tuple(name for name in METHODS if name != "random mask")
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
-    budgets: tuple[float, ...] = (1.0, 2.0, 3.0)
+    budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
