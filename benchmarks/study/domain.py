@@ -36,10 +36,10 @@ DOMAINS = {
     "dialogue": Domain(
         ("preference/hh_helpful_train", "preference/hh_harmless_filtered_train"),
         ("preference/hh_helpful_test", "preference/hh_harmless_filtered_test"),
-        prompt=32, response=48, held=300,
+        prompt=24, response=40, held=300,
     ),
     "summaries": Domain(
-        ("preference/tldr_odpo_train",), ("preference/tldr_odpo_test",), prompt=64, response=48, held=90
+        ("preference/tldr_odpo_train",), ("preference/tldr_odpo_test",), prompt=48, response=40, held=90
     ),
 }  # fmt: skip
 

@@ -27,6 +27,14 @@ from benchmarks.study.scales import Preferences
 from benchmarks.study.training import Plan, Run, start, train
 
 
+class Drawn(NamedTuple):
+    """Responses to prompts: KL(policy || reference) in nats, score, and length in tokens, each [prompts]."""
+
+    kl: Tensor
+    scores: Tensor
+    lengths: Tensor
+
+
 class Room(NamedTuple):
     """Everything that all runs of a domain share."""
 
@@ -35,6 +43,13 @@ class Room(NamedTuple):
     splits: dict[str, Split]
     response: int
     policies: Path
+    drawn: dict[tuple[int, float], Drawn]
+
+    def of_reference(self, prompts: list[list[int]], seed: int, temperature: float) -> Drawn:
+        """The reference's responses to the test prompts, drawn once per seed and temperature."""
+        if (seed, temperature) not in self.drawn:
+            self.drawn[seed, temperature] = draw(self, self.language.model, prompts, seed, temperature)
+        return self.drawn[seed, temperature]
 
 
 def furnish(
@@ -58,15 +73,7 @@ def furnish(
         counts = {f"{part}_pairs": len(split.pairs) for part, split in parts.items()}
         accuracy = {f"accuracy_{part}": reward.accuracy(parts[part].pairs) for part in ("validation", "test")}
         table.add([{**about, **counts, **accuracy, "longer_is_better": sum(longer) / len(longer)}])
-    return Room(language, reward, parts, domain.response, work / "policies")
-
-
-class Drawn(NamedTuple):
-    """Responses to prompts: KL(policy || reference) in nats, score, and length in tokens, each [prompts]."""
-
-    kl: Tensor
-    scores: Tensor
-    lengths: Tensor
+    return Room(language, reward, parts, domain.response, work / "policies", {})
 
 
 def draw(room: Room, policy: Any, prompts: list[list[int]], seed: int, temperature: float = 1.0) -> Drawn:

@@ -56,17 +56,17 @@ class Preferences:
     """
 
     supervised: Size
-    pairs: int = 480
-    steps: int = 30
+    pairs: int = 256
+    steps: int = 16
     batch: int = 16
-    stops: tuple[int, ...] = (6, 12, 20, 30)
-    validation: int = 96
-    test: int = 300
+    stops: tuple[int, ...] = (8, 16)
+    validation: int = 64
+    test: int = 200
     methods: tuple[str, ...] = ("dpo", "dpo + anchor", "sparsepo common", "sparsepo + anchor")
     betas: int = 4
     seeds: tuple[int, ...] = (0, 1)
-    budgets: tuple[float, ...] = (1.5, 4.0)
-    temperatures: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    budgets: tuple[float, ...] = (1.0, 3.0)
+    temperatures: tuple[float, ...] = (0.0, 0.5, 1.0)
     evaluated: int = 0
 
 
@@ -85,7 +85,7 @@ SENTIMENT = {
     ),
 }  # fmt: skip
 PREFERENCES = {
-    "full": Preferences(Size(0, 0, 0, 300, batch=16, rate=1e-3)),
+    "full": Preferences(Size(0, 0, 0, 150, batch=16, rate=1e-3)),
     "small": Preferences(
         Size(0, 0, 0, 100, batch=16, rate=1e-3), pairs=160, steps=20, batch=8, stops=(5, 10, 20),
         validation=48, test=80, methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=10,

@@ -92,7 +92,7 @@ def answers(room: Room, run: Run, scale: Preferences, temperatures: tuple[float,
     for temperature in temperatures:
         seed = 500 + run.plan.seed
         ours = draw(room, run.policy, prompts, seed, temperature)
-        theirs = draw(room, room.language.model, prompts, seed, temperature)
+        theirs = room.of_reference(prompts, seed, temperature)
         if temperature == 1:
             found["kl"] = ours.kl.tolist()
         found[f"{temperature:g}"] = {

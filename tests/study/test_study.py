@@ -96,14 +96,7 @@ def test_verdicts_come_from_the_rows_they_name_and_stand_in_the_page(done):
     page = (folder / "study.md").read_text(encoding="utf-8")
     for verdict in verdicts:
         wanted = dict(part.split("=", 1) for part in verdict["row"].split(" and "))
-        named = [
-            row
-            for row in rows(folder / "out" / verdict["file"])
-            if all(
-                row[k] == v or (v and float(row[k]) == float(v)) for k, v in wanted.items() if k != "method"
-            )
-            and row["method"] == wanted["method"]
-        ]
+        named = [row for row in rows(folder / "out" / verdict["file"]) if matches(row, wanted)]
         column = "difference_mean" if verdict["column"] == "difference" else verdict["column"]
         assert [row[column] for row in named] == [verdict["value"]], verdict
         assert verdict["verdict"] in (HOLDS, FAILS, OPEN)
