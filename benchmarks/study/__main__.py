@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from benchmarks.study import capability, domain_study, report, sentiment
 from benchmarks.study.domain import DOMAINS
-from benchmarks.study.scales import SENTIMENT
+from benchmarks.study.scales import PREFERENCES, SENTIMENT, Preferences, Sentiment
 from sparsepo_plugin.main import guarded
 
+Scale = TypeVar("Scale", Sentiment, Preferences)
 PARTS = ("sentiment", *DOMAINS, "capability", "report")
 
 
@@ -26,7 +28,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="folder of models, kept")
     parser.add_argument("--scale", choices=sorted(SENTIMENT), default="full")
-    parser.add_argument("--seeds", nargs="+", type=int, help="sentiment: these only")
+    parser.add_argument("--seeds", nargs="+", type=int, help="these instead of the scale's")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
     raise SystemExit(guarded(lambda: run(arguments)))
@@ -38,16 +40,19 @@ def run(arguments: argparse.Namespace) -> None:
     folders = (arguments.data, arguments.work, arguments.out)
     for part in arguments.parts:
         if part == "sentiment":
-            scale = SENTIMENT[arguments.scale]
-            if arguments.seeds:
-                scale = dataclasses.replace(scale, seeds=tuple(arguments.seeds))
+            scale = _seeded(SENTIMENT[arguments.scale], arguments.seeds)
             sentiment.study(arguments.data, arguments.work / part, arguments.out, scale)
         elif part == "capability":
             capability.study(*folders, arguments.scale)
         elif part == "report":
             report.report(arguments.out, arguments.page, arguments.scale)
         else:
-            domain_study.study(part, *folders, arguments.scale)
+            scales = SENTIMENT[arguments.scale], _seeded(PREFERENCES[arguments.scale], arguments.seeds)
+            domain_study.study(part, *folders, *scales)
+
+
+def _seeded(scale: Scale, seeds: list[int] | None) -> Scale:
+    return dataclasses.replace(scale, seeds=tuple(seeds)) if seeds else scale
 
 
 if __name__ == "__main__":

@@ -22,14 +22,21 @@ from benchmarks.study.preferences import policy_file
 from benchmarks.study.rows import Table, read
 from benchmarks.study.scales import PREFERENCES
 from benchmarks.study.select_policies import select
+from eval_harness.presets import load_preset
 from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import RunFailedError, UserError
 
 MAPPING = Path(__file__).parents[2] / "tests" / "eval" / "shared_data.yaml"
 METHODS = ("dpo", "sparsepo common")
+# The sample of MMLU has four of the five examples that this subject's prompts show.
+LEFT_OUT = "mmlu_college_medicine"
 # domain: preset, gates, and options of the run beyond those that all share.
 SUITES = {
-    "dialogue": ("reasoning:quick", "quick", ["--max-length", "256"]),
+    "dialogue": (
+        "reasoning:quick",
+        "quick",
+        ["--max-length", "320", "--generation", "max_gen_toks=64", "--punkt-standin"],
+    ),
     "summaries": ("faithfulness:summaries", "summaries", ["--max-length", "128"]),
 }
 SHARED = ["--device", "cpu", "--dtype", "float32", "--batch-size", "32", "--allow-truncation", "--offline"]
@@ -45,11 +52,7 @@ def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[st
         if not sweep:
             raise UserError(f"{out / name}.csv: got no rows, expected the sweep; run the part {name} first")
         chosen = select(sweep, scale.budgets[-1])
-        inputs = (
-            ["--data", str(_mapping(root, work))]
-            if suite.startswith("reasoning")
-            else _documents(root, work, name)
-        )
+        inputs = _tasks(root, work) if suite.startswith("reasoning") else _documents(root, work, name)
         limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
         for method in METHODS:
             if method not in chosen or table.has(domain=name, method=method):
@@ -78,11 +81,12 @@ def export(reference: Path, kept: Path, folder: Path) -> Path:
     return folder
 
 
-def _mapping(root: Path, work: Path) -> Path:
-    """The harness's mapping of task data, with the data folder filled in."""
+def _tasks(root: Path, work: Path) -> list[str]:
+    """Task data, with the data folder filled into the harness's mapping; and the tasks."""
     text = MAPPING.read_text(encoding="utf-8").replace("@ROOT@", str((root / "eval").resolve()))
     write_text(work / "mapping.yaml", text)
-    return work / "mapping.yaml"
+    tasks = [task for task in load_preset("quick").tasks() if task != LEFT_OUT]
+    return ["--data", str(work / "mapping.yaml"), "--tasks", ",".join(tasks)]
 
 
 def _documents(root: Path, work: Path, name: str) -> list[str]:
@@ -112,7 +116,7 @@ def gate(
 
 def _harness(arguments: list[str], where: Path, fine: set[int]) -> None:
     where.parent.mkdir(parents=True, exist_ok=True)
-    log = where.with_suffix(f".{arguments[0]}.log")
+    log = where.parent / f"{where.name}.{arguments[0]}.log"
     with open(log, "wb") as file:
         done = subprocess.run(
             [sys.executable, "-m", "eval_harness", *arguments], stdout=file, stderr=subprocess.STDOUT,

@@ -9,14 +9,13 @@ from benchmarks.study.choose import Setting, chosen
 from benchmarks.study.methods import BASELINE, METHODS
 from benchmarks.study.preferences import furnish, sweep
 from benchmarks.study.rows import Table, read
-from benchmarks.study.scales import PREFERENCES, SENTIMENT
+from benchmarks.study.scales import Preferences, Sentiment
 from benchmarks.study.trial import trial
 from sparsepo_plugin.errors import UserError
 
 
-def study(name: str, data: Path, work: Path, out: Path, scale_name: str) -> None:
+def study(name: str, data: Path, work: Path, out: Path, first: Sentiment, scale: Preferences) -> None:
     """Do what is missing of a domain; rates and anchors are those that sentiment's validation chose."""
-    scale, first = PREFERENCES[scale_name], SENTIMENT[scale_name]
     tested = Table(out / f"{name}_test.csv", ["domain", "budget"])
     if all(tested.has(domain=name, budget=budget) for budget in scale.budgets):
         print(f"{name}: nothing is missing in {out}", flush=True)

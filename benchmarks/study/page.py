@@ -102,7 +102,9 @@ def frontier(tables: Tables) -> str:
             for row in some
         ]  # fmt: skip
         head = ["method", "beta", "nats spent", "P(positive)", "- dpo", "- dpo, second classifier"]
-        parts.append(f"Within {float(budget):g} nats, {some[0]['seeds']} seeds:\n\n{table(head, rows)}")
+        betas = min(int(row["betas"]) for row in some)
+        about = f"Within {float(budget):g} nats, {some[0]['seeds']} seeds, beta the best of {betas}"
+        parts.append(f"{about}:\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 

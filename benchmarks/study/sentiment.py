@@ -138,12 +138,16 @@ def study(root: Path, work: Path, out: Path, scale: Sentiment) -> None:
     sweep(room, scale, sweeps, lists, tune(room, scale, tuning, references.rows))
 
 
+ORDER = (1, 2, 0, 3)  # the betas in the middle first: what an interrupted study has should be the likely best
+
+
 def planned(scale: Sentiment) -> list[tuple[str, float, int]]:
-    """Method, beta and seed of every run; a seed is finished before the next begins."""
+    """Method, beta and seed of every run, all methods and seeds of one beta before the next."""
     return [
         (name, METHODS[name].betas[place], seed)
+        for place in ORDER
+        if place < scale.betas
         for seed in scale.seeds
-        for place in range(scale.betas)
         for name in scale.methods
     ]
 

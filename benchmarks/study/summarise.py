@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.study.choose import curve
 from benchmarks.study.frontier import Interval, interval, within
@@ -25,13 +26,33 @@ def runs(rows: Iterable[Row], split: str) -> Runs:
     return dict(found)
 
 
-def common_seeds(rows: Sequence[Row]) -> list[str]:
-    """Seeds that every method finished with every beta; an interrupted sweep compares like with like."""
-    members: dict[str, set[tuple[str, str]]] = defaultdict(set)
+class Whole(NamedTuple):
+    """The part of a sweep that compares like with like: every method has its betas with every seed."""
+
+    seeds: list[str]
+    rows: list[Row]
+
+
+LEAST_BETAS = 2
+
+
+def whole(rows: Sequence[Row]) -> Whole:
+    """The largest number of seeds with which every method finished at least LEAST_BETAS betas.
+
+    Of a finished sweep that is all of it. Of an interrupted one only those runs of a method are kept whose
+    beta all of these seeds have, so that no method chooses among runs that another seed lacks.
+    """
+    done: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
-        members[row["seed"]].add((row["method"], row["beta"]))
-    whole = set.union(*members.values()) if members else set()
-    return sorted(seed for seed, found in members.items() if found == whole)
+        done[row["method"]][row["beta"]].add(row["seed"])
+    every = sorted({row["seed"] for row in rows})
+    for count in range(len(every), 0, -1):
+        for seeds in itertools.combinations(every, count):
+            kept = {m: {b for b, found in betas.items() if found >= set(seeds)} for m, betas in done.items()}
+            if min(map(len, kept.values())) >= min(LEAST_BETAS, max(map(len, done.values()))):
+                mine = [r for r in rows if r["seed"] in seeds and r["beta"] in kept[r["method"]]]
+                return Whole(list(seeds), mine)
+    return Whole([], [])
 
 
 def best_beta(some: Runs, references: Sequence[Row], method: str, budget: float) -> str:
@@ -66,8 +87,7 @@ def frontier_rows(
 
     Differences are paired by seed: the runs of a seed share pairs, order of pairs and random numbers.
     """
-    seeds = common_seeds(sweep)
-    kept = [row for row in sweep if row["seed"] in seeds]
+    seeds, kept = whole(sweep)
     validation, test = runs(kept, "validation"), runs(kept, "test")
     methods = list(dict.fromkeys(row["method"] for row in kept))
     found = []
@@ -80,6 +100,7 @@ def frontier_rows(
         for name in methods:
             ends = [max(float(r["kl"]) for r in test[name, beta[name], seed]) for seed in seeds]
             row: dict[str, Any] = {"budget": budget, "method": name, "beta": beta[name], "seeds": len(seeds)}
+            row["betas"] = len({at for method, at, _ in test if method == name})
             row["spent"] = math.fsum(min(budget, end) for end in ends) / len(ends)
             for column, by_method in value.items():
                 row |= columns(column, interval([by_method[name][seed] for seed in seeds]))
@@ -96,10 +117,9 @@ WEIGHTS = ("sparsity", "kl_sparsity", "mask_auc", "ratio_auc", "accuracy", "accu
 
 def weight_rows(sweep: Sequence[Row]) -> list[dict[str, Any]]:
     """Per method and beta: sparsity, what the weights find, accuracies, with intervals over seeds."""
-    seeds = common_seeds(sweep)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in sweep:
-        if row["seed"] in seeds and number(row, "accuracy") is not None:
+        if number(row, "accuracy") is not None:
             groups[row["method"], row["beta"]].append(row)
     found = []
     for (method, beta), rows in groups.items():
@@ -123,14 +143,3 @@ def weight_rows(sweep: Sequence[Row]) -> list[dict[str, Any]]:
                 row |= columns(name, interval(values))
         found.append(row)
     return found
-
-
-def across(rows: Sequence[Row], methods: Sequence[str], column: str) -> Interval:
-    """A column of the last rows over several methods and all betas: mean per seed, then over seeds."""
-    by_seed: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        value = number(row, column)
-        if row["method"] in methods and row["split"] == "test" and value is not None:
-            by_seed[row["seed"]].append(value)
-    seeds = common_seeds(rows)
-    return interval([math.fsum(by_seed[seed]) / len(by_seed[seed]) for seed in seeds])

@@ -78,9 +78,17 @@ def test_beta_is_chosen_on_validation_and_judged_on_test():
     assert (found["beta"], found["reward"], found["seeds"]) == ("0.8", pytest.approx(0.52), 2)
 
 
-def test_an_unfinished_seed_is_left_out():
-    rows = [row(seed="0"), row(seed="0", beta="0.8"), row(seed="1")]
-    assert summarise.common_seeds(rows) == ["0"]
+def test_of_an_unfinished_sweep_only_like_runs_are_compared():
+    def sweep(*runs):
+        return [row(method=m, beta=b, seed=s) for m, b, s in runs]
+
+    done = [(m, b, s) for m in ("dpo", "mapo") for b in ("0.2", "0.8") for s in "01"]
+    assert summarise.whole(sweep(*done)).seeds == ["0", "1"]
+    # One method lacks a beta of the second seed: only the first seed is whole.
+    assert summarise.whole(sweep(*done[:-1])).seeds == ["0"]
+    # A third beta that the second seed lacks is left out, both seeds stay.
+    found = summarise.whole(sweep(*done, ("dpo", "3.2", "0"), ("mapo", "3.2", "0")))
+    assert (found.seeds, len(found.rows)) == (["0", "1"], 8)
 
 
 def test_policies_beyond_the_budget_or_missing_a_seed_are_not_chosen():
