@@ -15,7 +15,7 @@ from sparsepo_plugin.errors import UserError
 
 
 def study(name: str, data: Path, work: Path, out: Path, first: Sentiment, scale: Preferences) -> None:
-    """Do what is missing of a domain; rates and anchors are those that sentiment's validation chose."""
+    """Do what is missing of a domain; the anchor's weight is the one that sentiment's validation chose."""
     tested = Table(out / f"{name}_test.csv", ["domain", "budget"])
     if all(tested.has(domain=name, budget=budget) for budget in scale.budgets):
         print(f"{name}: nothing is missing in {out}", flush=True)

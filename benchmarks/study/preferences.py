@@ -102,7 +102,7 @@ def sweep(room: Room, scale: Preferences, settings: dict[str, Setting], table: T
                 beta = METHODS[name].betas[place]
                 if table.has(method=name, beta=beta, seed=seed):
                     continue
-                plan = Plan(beta, settings[name].rate, scale.steps, scale.batch, seed)
+                plan = Plan(beta, scale.rate, scale.steps, scale.batch, seed)
                 table.add(_run(room, scale, name, plan, settings[name], prompts, reference))
                 print(f"{name}, beta {beta:g}, seed {seed}: {table.rows[-1]['seconds']} s", flush=True)
 

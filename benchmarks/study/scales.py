@@ -48,6 +48,8 @@ class Preferences:
 
     Attributes:
       supervised: steps, batch and rate of the supervised start (vocabulary and width are the base model's).
+      rate: learning rate; at sentiment's the policies left every budget behind before they were looked at
+        (validation prompts, docs/study/dialogue_first_rate.csv).
       pairs, steps, batch, stops: of a run, as for sentiment.
       validation, test: prompts.
       methods, betas, seeds: compared.
@@ -56,16 +58,17 @@ class Preferences:
     """
 
     supervised: Size
+    rate: float = 1.5e-4
     pairs: int = 256
     steps: int = 16
     batch: int = 16
-    stops: tuple[int, ...] = (8, 16)
+    stops: tuple[int, ...] = (5, 10, 16)
     validation: int = 64
     test: int = 200
     methods: tuple[str, ...] = ("dpo", "dpo + anchor", "sparsepo common", "sparsepo + anchor")
     betas: int = 4
     seeds: tuple[int, ...] = (0, 1)
-    budgets: tuple[float, ...] = (1.0, 3.0)
+    budgets: tuple[float, ...] = (0.5, 2.0)
     temperatures: tuple[float, ...] = (0.0, 0.5, 1.0)
     evaluated: int = 0
 
