@@ -107,10 +107,13 @@ def weights(rows: Sequence[Row]) -> Any:
     )  # fmt: skip
     axes[1].axhline(0.5, color="#999999", linewidth=0.8, label="chance")
     axes[0].set_ylabel("reward mask: share of tokens at 0")
-    axes[1].set_ylabel("AUC of the words the reward weighs most")
+    axes[1].set_ylabel("AUC of the reward's words")
     axes[0].set_ylim(-0.02, 1.02)
     for axis in axes:
         axis.set_xscale("log")
+        ticks = sorted({float(row["beta"]) for row in rows if row["method"] in names})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
         axis.set_xlabel("beta")
     style.legend(made, axes)
     return made

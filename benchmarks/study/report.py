@@ -23,7 +23,7 @@ MEASURED = (
     "sentiment", "sentiment_tuning", "sentiment_reference", "sentiment_judges", "sentiment_tokens", "domains",
     *DOMAINS, *(f"{name}_test" for name in DOMAINS), "capability",
 )  # fmt: skip
-MOST_NATS = 8.0  # right end of the plots' KL axis
+MOST_NATS = 3.0  # right end of the plots' KL axis
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Row]:

@@ -78,8 +78,8 @@ TWO = ("dpo", "sparsepo common")
 SENTIMENT = {
     "full": Sentiment(Size(3072, 128, 4, 2000)),
     "small": Sentiment(
-        Size(1024, 64, 2, 500), prompts=600, pairs=320, steps=20, batch=16, stops=(5, 10, 20), validation=96,
-        test=160, methods=("dpo", "dpo + anchor", "mapo", "sparsepo common", "sparsepo + anchor"),
+        Size(1024, 64, 2, 300), reviews=1500, check=2000, prompts=300, pairs=160, steps=10, stops=(5, 10),
+        validation=48, test=96, methods=("dpo", "dpo + anchor", "tdpo1", "mapo", "sparsepo common"),
         seeds=(0, 1), betas=2,
     ),
     "smoke": Sentiment(
@@ -90,8 +90,8 @@ SENTIMENT = {
 PREFERENCES = {
     "full": Preferences(Size(0, 0, 0, 150, batch=16, rate=1e-3)),
     "small": Preferences(
-        Size(0, 0, 0, 100, batch=16, rate=1e-3), pairs=160, steps=20, batch=8, stops=(5, 10, 20),
-        validation=48, test=80, methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=10,
+        Size(0, 0, 0, 60, batch=16, rate=1e-3), pairs=128, steps=8, stops=(4, 8), validation=32, test=60,
+        methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=10,
     ),
     "smoke": Preferences(
         Size(0, 0, 0, 4, batch=8, rate=1e-3), pairs=16, steps=4, batch=8, stops=(2, 4),
