@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.study.rows import Row, number
+from sparsepo_plugin.metrics import wilson_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told at this scale"
 COMMAND = "make study STUDY_PARTS={part}"
@@ -68,12 +69,13 @@ LEARNED = {
 OURS = "sparsepo common"
 
 
-def claims(budgets: Sequence[str], last: str) -> list[Claim]:
+def claims(budgets: Sequence[str], last: str, blind: Sequence[str] = ()) -> list[Claim]:
     """All claims.
 
     Args:
       budgets: nats at which sentiment was compared, as the CSV has them.
       last: largest budget of the domains.
+      blind: domains whose reward model is not above chance on test pairs.
     """
     found = []
     for budget in budgets[1:]:
@@ -96,23 +98,36 @@ def claims(budgets: Sequence[str], last: str) -> list[Claim]:
         Claim("masks find them better than DPO itself", what, **_weights(OURS, "mask_over_ratio", 0.0))
     )
     for name, points in (("dialogue", 0.03), ("summaries", 0.10)):
-        found += _of_domain(name, points, last)
+        found += _of_domain(name, points, last, BLIND if name in blind else "")
     return found + _kept()
 
 
-def _of_domain(name: str, points: float, budget: str) -> list[Claim]:
-    """Accuracy and win rates of one domain."""
+BLIND = "the reward model is at chance on people's pairs, so that its wins say nothing"
+
+
+def blind_domains(rows: Sequence[Row]) -> list[str]:
+    """Domains whose reward model's accuracy on test pairs has a 95 % interval that reaches down to one half."""
+    return [
+        row["domain"]
+        for row in rows
+        if wilson_interval(float(row["accuracy_test"]), int(row["test_pairs"]))[0] <= 0.5
+    ]
+
+
+def _of_domain(name: str, points: float, budget: str, empty: str) -> list[Claim]:
+    """Accuracy and win rates of one domain; ``empty`` says why its win rates mean nothing."""
     better, win = f"{name}: better than DPO", "win over the reference"
     what = f"held-out pairs ranked right, {name}, common mask (ours) - dpo"
     accuracy = _domain(name, OURS, "accuracy, masks removed", "difference", 0.0, budget)
     found = [Claim(better, what, **accuracy)]
     what = f"win rate over the supervised model, {name}, common mask (ours) - dpo"
-    found.append(Claim(better, what, **_domain(name, OURS, win, "difference", 0.0, budget)))
+    found.append(Claim(better, what, **_domain(name, OURS, win, "difference", 0.0, budget), empty=empty))
     text = f"{name}: {points * 100:.0f} points of win rate over DPO's"
     claimed = _domain(name, OURS, win, "difference", points, budget)
-    found.append(Claim(text, f"{what}; at least {points:.2f}", **claimed))
+    found.append(Claim(text, f"{what}; at least {points:.2f}", **claimed, empty=empty))
     duel = _domain(name, OURS, "win over dpo", "mean", 0.5, budget)
-    found.append(Claim(better, f"win rate over dpo itself, {name}, common mask (ours); even is .5", **duel))
+    what = f"win rate over dpo itself, {name}, common mask (ours); even is .5"
+    found.append(Claim(better, what, **duel, empty=empty))
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study import page, pictures
-from benchmarks.study.claims import claims, judged
+from benchmarks.study.claims import blind_domains, claims, judged
 from benchmarks.study.domain import DOMAINS
 from benchmarks.study.rows import Row, read, show, write
 from benchmarks.study.scales import PREFERENCES, SENTIMENT
@@ -49,7 +49,8 @@ def derive(out: Path, scale_name: str) -> dict[str, list[Row]]:
     tables["sentiment_frontier"] = write_rows(out / "sentiment_frontier.csv", frontier)
     tables["sentiment_weights"] = write_rows(out / "sentiment_weights.csv", weight_rows(tables["sentiment"]))
     last = f"{PREFERENCES[scale_name].budgets[-1]:g}"
-    verdicts = judged(claims([f"{budget:g}" for budget in budgets], last), tables)
+    made = claims([f"{budget:g}" for budget in budgets], last, blind_domains(tables["domains"]))
+    verdicts = judged(made, tables)
     tables["verdicts"] = write_rows(out / "verdicts.csv", verdicts)
     return tables
 

@@ -116,6 +116,16 @@ def test_verdicts(low, high, least, empty, verdict):
     assert claims.verdict(claim, low, high) == verdict
 
 
+def test_wins_under_a_reward_model_at_chance_decide_nothing():
+    rows = [{"domain": "dialogue", "accuracy_test": "0.53", "test_pairs": "600"},
+            {"domain": "summaries", "accuracy_test": "0.68", "test_pairs": "600"}]  # fmt: skip
+    blind = claims.blind_domains(rows)
+    assert blind == ["dialogue"]
+    made = [c for c in claims.claims(["1"], "2", blind) if "win rate" in c.measured]
+    assert {bool(c.empty) for c in made if "dialogue" in c.measured} == {True}
+    assert {bool(c.empty) for c in made if "summaries" in c.measured} == {False}
+
+
 def test_a_verdict_reads_the_row_it_names():
     claim = claims.Claim("c", "m", "f", {"method": "b", "beta": "0.80"}, "x", 0.0)
     rows = [
