@@ -106,7 +106,7 @@ BLIND = "the reward model is at chance on people's pairs, so that its wins say n
 
 
 def blind_domains(rows: Sequence[Row]) -> list[str]:
-    """Domains whose reward model's accuracy on test pairs has a 95 % interval that reaches down to one half."""
+    """Domains whose reward model's accuracy on test pairs has a 95 % interval that reaches one half."""
     return [
         row["domain"]
         for row in rows
