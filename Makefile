@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine with Python 3.11 or 3.12, make and a C compiler:
 #   make demo   install into .venv, train a tiny model with --loss sparsepo, report, evaluate, gate
 #   make test   install into .venv, run the test suite (offline, CPU)
+#   make study DATA=DIR   the paper's claims on real data: hours; with SMALL=1 minutes (docs/study.md)
 # A CPU build of torch is used where pip is configured with one; otherwise, for example:
 #   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
 
@@ -14,10 +15,10 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo test check docs bench study wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
-	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | clean"
+	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | study | clean"
 
 install: $(STAMP)
 
@@ -55,6 +56,16 @@ check: install
 # Rewrite the tables of losses and options from the registry.
 docs: install
 	$(BIN)/sparsepo ls --readme README.md docs/options.md
+
+# Real data by path; what the CSV files lack is run, so that a killed study goes on. SMALL=1 writes below runs/.
+DATA ?= ../shared/data
+STUDY_OUT ?= $(if $(SMALL),runs/study-small/csv,docs/study)
+STUDY_PAGE ?= $(if $(SMALL),runs/study-small/study.md,docs/study.md)
+STUDY_WORK ?= $(if $(SMALL),runs/study-small,runs/study)
+STUDY_PARTS ?= sentiment dialogue summaries capability report
+study: install
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.study --data $(DATA) \
+	  --scale $(if $(SMALL),small,full) --out $(STUDY_OUT) --work $(STUDY_WORK) --page $(STUDY_PAGE) --parts $(STUDY_PARTS)
 
 # Build the wheel and test it from another folder, without the source tree in sight.
 wheel-test: install

@@ -124,6 +124,12 @@ def test_training_and_evaluation_never_import_each_other():
             assert other not in {module.split(".")[0] for module in imported(path)}, path
 
 
+def test_neither_package_imports_the_benchmarks():
+    for root in (ROOT, HARNESS):
+        for path in sources(root):
+            assert "benchmarks" not in {module.split(".")[0] for module in imported(path)}, path
+
+
 def test_no_folder_or_file_is_a_drawer_for_everything():
     for root in (ROOT, HARNESS):
         for path in [root, *root.rglob("*")]:

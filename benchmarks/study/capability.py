@@ -1,0 +1,143 @@
+"""Reasoning and faithfulness before and after, gated: the evaluation harness on the chosen policies.
+
+Policies of the first seed, chosen at the largest budget, are written as Hugging Face folders. `eval-harness
+run` measures them and the supervised model, `eval-harness gate` decides; the CSV gets one row per gate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.study.domain import DOMAINS, grouped
+from benchmarks.study.language import copy_of, load
+from benchmarks.study.preferences import policy_file
+from benchmarks.study.rows import Table, read
+from benchmarks.study.scales import PREFERENCES
+from benchmarks.study.select_policies import select
+from eval_harness.presets import load_preset
+from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.errors import RunFailedError, UserError
+
+MAPPING = Path(__file__).parents[2] / "tests" / "eval" / "shared_data.yaml"
+METHODS = ("dpo", "sparsepo common")
+# The sample of MMLU has four of the five examples that this subject's prompts show.
+LEFT_OUT = "mmlu_college_medicine"
+# domain: preset, gates, and options of the run beyond those that all share.
+SUITES = {
+    "dialogue": (
+        "reasoning:quick",
+        "quick",
+        ["--max-length", "320", "--generation", "max_gen_toks=64", "--punkt-standin"],
+    ),
+    "summaries": ("faithfulness:summaries", "summaries", ["--max-length", "128"]),
+}
+SHARED = ["--device", "cpu", "--dtype", "float32", "--batch-size", "32", "--allow-truncation", "--offline"]
+
+
+def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[str] = tuple(SUITES)) -> None:
+    """Gate every method of METHODS in the named domains, which must have been trained."""
+    table = Table(out / "capability.csv", ["domain", "method"])
+    scale = PREFERENCES[scale_name]
+    for name in names:
+        suite, gates, options = SUITES[name]
+        sweep = read(out / f"{name}.csv")
+        if not sweep:
+            raise UserError(f"{out / name}.csv: got no rows, expected the sweep; run the part {name} first")
+        chosen = select(sweep, scale.budgets[-1])
+        inputs = _tasks(root, work) if suite.startswith("reasoning") else _documents(root, work, name)
+        limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
+        for method in METHODS:
+            if method not in chosen or table.has(domain=name, method=method):
+                continue
+            choice, seed = chosen[method], scale.seeds[0]
+            kept = policy_file(work / name / "policies", method, choice.beta, seed, choice.step)
+            folder = export(work / name / "reference", kept, work / name / "models" / kept.stem)
+            where = work / name / "eval" / kept.stem
+            decision = gate(
+                folder, work / name / "reference", where, suite, gates, [*options, *inputs, *limit]
+            )
+            about = {"domain": name, "method": method, "beta": choice.beta, "step": choice.step, "seed": seed}
+            table.add(
+                {**about, "suite": suite.split(":")[0], "preset": suite, **row} for row in rows_of(decision)
+            )
+            print(f"gated {name}, {method}: {decision['verdict']}", flush=True)
+
+
+def export(reference: Path, kept: Path, folder: Path) -> Path:
+    """Write a kept policy as a plain Hugging Face folder."""
+    language = load(reference)
+    model = copy_of(language)
+    model.load_state_dict(torch.load(kept, weights_only=True)["policy"])
+    model.save_pretrained(folder)
+    language.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tasks(root: Path, work: Path) -> list[str]:
+    """Task data, with the data folder filled into the harness's mapping; and the tasks."""
+    text = MAPPING.read_text(encoding="utf-8").replace("@ROOT@", str((root / "eval").resolve()))
+    write_text(work / "mapping.yaml", text)
+    tasks = [task for task in load_preset("quick").tasks() if task != LEFT_OUT]
+    return ["--data", str(work / "mapping.yaml"), "--tasks", ",".join(tasks)]
+
+
+def _documents(root: Path, work: Path, name: str) -> list[str]:
+    """Held-out posts as documents, without the mark that the preset adds."""
+    groups = [group for part in ("test", "validation") for group in grouped(root, DOMAINS[name])[part]]
+    posts = [group[0].prompt.removesuffix("TL;DR:").rstrip() for group in groups]
+    write_text(
+        work / name / "documents.jsonl", "".join(json.dumps({"document": post}) + "\n" for post in posts)
+    )
+    return ["--documents", str(work / name / "documents.jsonl")]
+
+
+def gate(
+    model: Path, baseline: Path, where: Path, suite: str, gates: str, options: list[str]
+) -> dict[str, Any]:
+    """Measure both models and decide; the report as JSON.
+
+    Raises:
+      RunFailedError: the harness could not measure or decide.
+    """
+    run = ["run", "--model", str(model), "--baseline", str(baseline), "--suites", suite, "--out", str(where)]
+    _harness([*run, "--overwrite", "--cache", str(where.parent / "cache"), *SHARED, *options], where, {0})
+    _harness(["gate", str(where), "--gates", gates], where, {0, 1, 3})
+    report: dict[str, Any] = json.loads((where / "report" / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def _harness(arguments: list[str], where: Path, fine: set[int]) -> None:
+    where.parent.mkdir(parents=True, exist_ok=True)
+    log = where.parent / f"{where.name}.{arguments[0]}.log"
+    with open(log, "wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "eval_harness", *arguments], stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+    if done.returncode not in fine:
+        raise RunFailedError(
+            f"eval-harness {arguments[0]}: got exit code {done.returncode}; its messages: {log}"
+        )
+
+
+def rows_of(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row per gate; ``over_margin`` is the difference plus the margin: above 0 is kept."""
+    rows = []
+    for one in decision["gates"]:
+        paired, margin = one["paired"], one["margin"]
+        row = {"gate": one["name"], "metric": one["metric"], "items": one["items"], "margin": margin}
+        row |= {"before": paired["baseline"], "after": paired["candidate"]}
+        difference = paired["candidate"] - paired["baseline"]
+        values = {"": difference, "_low": paired["low"], "_high": paired["high"]}
+        row |= {f"difference{end}": value for end, value in values.items()}
+        row |= {f"over_margin{end}": value + margin for end, value in values.items()}
+        rows.append({**row, "verdict": one["verdict"], "overall": decision["verdict"]})
+    return rows

@@ -1,0 +1,70 @@
+"""The report: derived CSV files, verdicts, plots, and the tables inside docs/study.md.
+
+Everything is made from the CSV files of the other parts; the words of the page are written by hand, the
+numbers stand between markers and are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study import page, pictures
+from benchmarks.study.claims import blind_domains, claims, judged
+from benchmarks.study.domain import DOMAINS
+from benchmarks.study.rows import Row, read, show, write
+from benchmarks.study.scales import PREFERENCES, SENTIMENT
+from benchmarks.study.summarise import frontier_rows, weight_rows
+from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.errors import UserError
+
+MEASURED = (
+    "sentiment", "sentiment_tuning", "sentiment_reference", "sentiment_judges", "sentiment_tokens", "domains",
+    *DOMAINS, *(f"{name}_test" for name in DOMAINS), "capability",
+)  # fmt: skip
+MOST_NATS = 3.0  # right end of the plots' KL axis
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Write a derived CSV anew and return its rows as they are read back."""
+    made = [{name: show(value) for name, value in row.items()} for row in rows]
+    write(path, made, list(dict.fromkeys(name for row in made for name in row)))
+    return read(path)
+
+
+def derive(out: Path, scale_name: str) -> dict[str, list[Row]]:
+    """Read what was measured; write what follows from it.
+
+    Raises:
+      UserError: sentiment has no rows yet.
+    """
+    tables = {name: read(out / f"{name}.csv") for name in MEASURED}
+    if not tables["sentiment"]:
+        raise UserError(
+            f"{out / 'sentiment.csv'}: got no rows, expected the sweep; run the part sentiment first"
+        )
+    budgets = SENTIMENT[scale_name].budgets
+    frontier = frontier_rows(tables["sentiment"], tables["sentiment_reference"], budgets)
+    tables["sentiment_frontier"] = write_rows(out / "sentiment_frontier.csv", frontier)
+    tables["sentiment_weights"] = write_rows(out / "sentiment_weights.csv", weight_rows(tables["sentiment"]))
+    last = f"{PREFERENCES[scale_name].budgets[-1]:g}"
+    made = claims([f"{budget:g}" for budget in budgets], last, blind_domains(tables["domains"]))
+    verdicts = judged(made, tables)
+    tables["verdicts"] = write_rows(out / "verdicts.csv", verdicts)
+    return tables
+
+
+def report(out: Path, where: Path, scale_name: str) -> None:
+    """Write derived CSV files, plots, and the tables of the page.
+
+    Args:
+      out: folder of the CSV files; plots go there too.
+      where: the page; made with tables only where there is none.
+      scale_name: whose budgets are shown.
+    """
+    tables = derive(out, scale_name)
+    written = pictures.draw(out, tables, MOST_NATS)
+    old = where.read_text(encoding="utf-8") if where.is_file() else page.skeleton()
+    write_text(where, page.filled(old, tables))
+    print(f"{where}: {len(tables['verdicts'])} verdicts; {len(written)} plot files in {out}", flush=True)
