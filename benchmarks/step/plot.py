@@ -49,7 +49,10 @@ def bars(axes: Any, rows: list[Row], title: str) -> None:
 
 
 def curve(axes: Any, rows: list[Row], x: str, title: str) -> None:
-    """Processor time of a step over what is swept."""
+    """Processor time of a step over what is swept; an empty place where fewer than two values were run."""
+    if len({row[x] for row in rows}) < 2:
+        axes.set_visible(False)
+        return
     for name in COLOURS:
         found = sorted((float(row[x]), float(row["cpu_s"])) for row in rows if row["row"] == name)
         if found:
