@@ -17,7 +17,7 @@ from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.fused import HeadWeights, LogitMap, ReferenceRows, fused_statistics
 from sparsepo_plugin.fused.tap import Caught, HeadTap, open_head, through
 from sparsepo_plugin.states import BlockStates
-from sparsepo_plugin.token_stats import TokenValues, spread, statistics_at
+from sparsepo_plugin.token_stats import IGNORE_INDEX, TokenValues, spread, statistics_at
 from sparsepo_plugin.types import TokenStats
 from sparsepo_plugin.window import ResponseWindow
 
@@ -189,7 +189,7 @@ def statistics(
         logits, index = _logits(policy)
         other, other_index = (None, index) if reference is None else _logits(reference)
         values = statistics_at(logits, other, index, other_index, targets, with_kl=with_kl)
-    return spread(values, policy.window.labels[:, 1:] != -100)
+    return spread(values, policy.window.labels[:, 1:] != IGNORE_INDEX)
 
 
 def _fused(

@@ -138,10 +138,12 @@ class PreferenceTrainer(DPOTrainer):
         self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: Sequence[int]
     ) -> Batch:
         """The batch in the core's form, made once for policy and reference."""
-        if self._batch[0] is not chosen_ids and self._shares_prefix:
+        if self._batch[0] is chosen_ids:
+            pass
+        elif self._shares_prefix:
             pairs = (chosen_ids, c_mask), (reject_ids, r_mask)
             self._batch = (chosen_ids, make_shared_batch(*pairs, lengths))
-        elif self._batch[0] is not chosen_ids:
+        else:
             ids, attention, rows = self.concatenated_inputs(
                 chosen_ids, c_mask, reject_ids, r_mask, list(lengths)
             )
