@@ -59,7 +59,10 @@ def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
 
 
 def kl(x: Tensor, log_q: Tensor) -> Tensor:
-    """Sum of q (expm1(x) - x) over the vocabulary; see token_stats.kl_terms."""
+    """Sum of q (expm1(x) - x) over the columns; see token_stats.kl_terms.
+
+    Neither log_q nor x + log_q need be normalised: each term is >= 0 all the same.
+    """
     if x.device.type != "cpu" or (x.numel() and float(x.amax()) > 40):
         # The exponential of a large x overflows: the slower form has a branch for it.
         return kl_terms(x + log_q, log_q).sum(-1)

@@ -1,8 +1,9 @@
 """(log pi(y), log ref(y), KL(ref || pi)) per token from hidden states and heads, with an exact backward.
 
-The forward pass goes through the tokens in chunks of whole rows; the backward pass goes through the
-vocabulary in slices and computes the logits again, so that a slice of the head's gradient is one product and
-nothing of size [tokens, vocab] is ever held. Where all of it fits into one tile it is kept instead.
+The forward pass goes through the tokens in chunks of whole rows (CUDA) or through the vocabulary in slices
+(CPU); the backward pass goes through the vocabulary in slices and computes the logits again, so that a slice
+of the head's gradient is one product and nothing of size [tokens, vocab] is ever held. Where all of it is
+small, probabilities are kept instead.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from sparsepo_plugin.fused import rows as plain_rows
 from sparsepo_plugin.fused import triton_rows
 from sparsepo_plugin.fused.heads import HeadWeights, LogitMap
 from sparsepo_plugin.fused.rows import Probabilities, RowStatistics, Tile
+from sparsepo_plugin.fused.slices import RunningStatistics
 from sparsepo_plugin.token_stats import TokenValues
 
 _UNCHANGED = LogitMap()
 # Elements of a tile. A GPU needs large products to be busy; a CPU's caches hold small ones.
 TILE = {"cuda": 1 << 26, "cpu": 1 << 22}
+# Rows whose normalisers' difference was guessed worse than this, in nats, are computed again from whole rows:
+# what is taken off their KL would leave its rounding behind.
+GUESS = 1.0
 # Up to here the probabilities are kept for the backward pass, which then need not compute the logits again.
 KEEP = 1 << 25
 
@@ -191,9 +196,47 @@ def _kernels(tensor: Tensor) -> Any:
 def _forward(
     policy: _Side, reference: _Side | None, targets: Tensor, with_kl: bool, keep: bool
 ) -> tuple[RowStatistics, Probabilities | None]:
+    kernels = plain_rows if keep else _kernels(policy.hidden)
+    if not keep and kernels is plain_rows and policy.hidden.device.type == "cpu":
+        return _by_slices(policy, reference, targets, with_kl), None
+    return _by_rows(policy, reference, targets, with_kl, kernels, keep)
+
+
+def _by_slices(policy: _Side, reference: _Side | None, targets: Tensor, with_kl: bool) -> RowStatistics:
+    """All rows, one slice of the vocabulary after the other."""
+    like = policy.hidden.new_empty(0, dtype=_compute_dtype(policy.hidden.dtype))
+    running, everything = RunningStatistics(targets, like, with_kl), slice(0, len(targets))
+    for part in _slices(len(targets), len(policy.weight), policy.hidden):
+        tile = Tile(
+            policy.tile(everything, part), None if reference is None else reference.tile(everything, part)
+        )
+        running.add(tile, part.start)
+    found, off = running.result()
+    # Written so that nan, too, is computed again.
+    bad = None if off is None else torch.nonzero(~(off.abs() <= GUESS)).squeeze(1)
+    if bad is None or not len(bad) or reference is None:
+        return found
+    sides = [side._replace(hidden=side.hidden[bad]) for side in (policy, reference)]
+    again, _ = _by_rows(sides[0], sides[1], targets[bad], with_kl, plain_rows, keep=False)
+    columns: list[Any] = [
+        None if whole is None or part is None else whole.index_copy(0, bad, part)
+        for whole, part in zip(found, again)
+    ]
+    return RowStatistics(*columns)
+
+
+def _slices(count: int, vocab: int, like: Tensor) -> list[slice]:
+    """The vocabulary in parts, so that a tile of ``count`` rows has about TILE elements."""
+    size = max(64, TILE.get(like.device.type, TILE["cpu"]) // max(count, 1))
+    return [slice(start, min(start + size, vocab)) for start in range(0, vocab, size)]
+
+
+def _by_rows(
+    policy: _Side, reference: _Side | None, targets: Tensor, with_kl: bool, kernels: Any, keep: bool
+) -> tuple[RowStatistics, Probabilities | None]:
+    """Whole rows, some at a time; all at once where their probabilities are kept."""
     count, vocab = len(targets), len(policy.weight)
     size = count if keep else max(1, TILE.get(policy.hidden.device.type, TILE["cpu"]) // vocab)
-    kernels = plain_rows if keep else _kernels(policy.hidden)
     parts: list[RowStatistics] = []
     kept: Probabilities | None = None
     everything = slice(0, vocab)
@@ -221,13 +264,10 @@ def _backward(
     grads: tuple[Tensor, Tensor | None],
     sums: _Gradients,
 ) -> None:
-    count, vocab = len(targets), len(policy.weight)
-    size = max(64, TILE.get(policy.hidden.device.type, TILE["cpu"]) // max(count, 1))
-    kernels, tokens = _kernels(policy.hidden), slice(0, count)
-    for start in range(0, vocab, size):
-        part = slice(start, min(start + size, vocab))
+    kernels, tokens = _kernels(policy.hidden), slice(0, len(targets))
+    for part in _slices(len(targets), len(policy.weight), policy.hidden):
         tile = Tile(policy.tile(tokens, part), None if reference is None else reference.tile(tokens, part))
-        grad = kernels.slice_gradient(tile, lse, targets, start, grads, policy.logit_map, sums.dtype)
+        grad = kernels.slice_gradient(tile, lse, targets, part.start, grads, policy.logit_map, sums.dtype)
         sums.add(grad, part)
 
 

@@ -14,11 +14,15 @@ MAPS = {"plain": LogitMap(), "scaled": LogitMap(0.3), "capped": LogitMap(1.5, 4.
 SHAPES = [(1, 2, 1), (37, 101, 16), (64, 7, 3), (5, 1000, 33)]
 
 
-@pytest.fixture(params=["kept", "tiles of rows", "one row at a time"])
+@pytest.fixture(params=["kept", "slices", "tiles of rows", "one row at a time"])
 def tiles(request, monkeypatch):
-    """Everything kept, or the logits computed again in tiles that do not divide the shapes."""
+    """Everything kept, or the logits computed again in tiles that do not divide the shapes.
+
+    A GPU goes through whole rows; a CPU through slices, and through rows where their KL needs it.
+    """
     monkeypatch.setattr(module, "KEEP", module.KEEP if request.param == "kept" else 0)
     monkeypatch.setattr(module, "TILE", {"cpu": 1 if request.param.startswith("one") else 450})
+    monkeypatch.setattr(module, "GUESS", module.GUESS if request.param == "slices" else -1.0)
 
 
 def both(given, logit_map=naive.PLAIN, other=naive.PLAIN, with_kl=True):
@@ -97,11 +101,8 @@ def test_gradcheck(name, tiles):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 4e-2)])
 def test_low_precision_input_is_computed_in_float32(dtype, tolerance, tiles):
     given = naive.case(21, 300, 24, dtype=dtype)
-    exact = naive.Case(
-        *(v.detach().double().requires_grad_(v.requires_grad) if v.is_floating_point() else v for v in given)
-    )
     (found, gradients), _ = both(given) if dtype == torch.float32 else (both_low(given), None)
-    _, (expected, wanted) = both(exact)
+    _, (expected, wanted) = both(naive.in_float64(given))
     for value, want in zip(found, expected):
         assert value.dtype == torch.float32
         # The input is exact in both; only float32 arithmetic separates them, whatever the input's dtype.
@@ -125,9 +126,7 @@ def test_the_kl_of_equal_models_is_zero_and_tiny_ones_keep_their_digits(tiles):
     assert kl.abs().max() < 1e-12
     near = same._replace(hidden=(same.hidden.detach() * (1 + 3e-4)).requires_grad_())
     kl = fused_statistics(near.hidden, near.head(), near.targets, near.reference(), with_kl=True).token_kl
-    exact = naive.statistics(
-        naive.Case(*(v.double() if v is not None and v.is_floating_point() else v for v in near))
-    )[2]
+    exact = naive.statistics(naive.in_float64(near))[2]
     assert (exact > 0).all()
     assert exact.max() < 1e-7
     torch.testing.assert_close(kl.double(), exact.detach(), rtol=2e-2, atol=0)
@@ -142,13 +141,29 @@ def test_models_that_contradict_each_other_give_a_large_finite_kl(tiles):
         reference_weight=given.reference_weight.float(),
     )
     found = fused_statistics(hard.hidden, hard.head(), hard.targets, hard.reference(), with_kl=True)
-    exact = naive.statistics(
-        naive.Case(*(v.double() if v is not None and v.is_floating_point() else v for v in hard))
-    )
+    exact = naive.statistics(naive.in_float64(hard))
     assert exact[2].min() > 100
     torch.testing.assert_close(found.token_kl.double(), exact[2].detach(), rtol=1e-5, atol=0)
     (gradient,) = torch.autograd.grad(found.token_kl.sum(), [hard.hidden])
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("shift", [0.7, 6.0, 150.0, -150.0])
+def test_a_first_slice_that_misleads_about_the_normalisers_spoils_nothing(shift, monkeypatch):
+    monkeypatch.setattr(module, "KEEP", 0)
+    monkeypatch.setattr(module, "TILE", {"cpu": 1})
+    given = naive.case(9, 300, 8, dtype=torch.float32)
+    near = given.bias.detach() + 1e-3 * torch.randn(300, generator=torch.Generator().manual_seed(1))
+    # The policy is the reference but for the first slice, of 64 token ids, which has another share of all.
+    near[:64] += shift
+    given = given._replace(
+        reference_hidden=given.hidden.detach(), reference_weight=given.weight.detach(),
+        reference_bias=near,
+    )  # fmt: skip
+    (found, gradients), _ = both(given)
+    _, (expected, wanted) = both(naive.in_float64(given))
+    for value, want in zip((found[0], found[2], *gradients), (expected[0], expected[2], *wanted)):
+        torch.testing.assert_close(value.double(), want, atol=2e-5, rtol=2e-5)
 
 
 def test_no_tokens_give_empty_statistics_and_zero_gradients(tiles):
