@@ -31,7 +31,7 @@ METHODS = ("dpo", "sparsepo common")
 # The sample of MMLU has four of the five examples that this subject's prompts show.
 LEFT_OUT = "mmlu_college_medicine"
 # preset, gates, and options of the run beyond those that all share.
-SUITES = (
+SUITES: tuple[tuple[str, str, list[str]], ...] = (
     (
         "reasoning:quick",
         "quick",
@@ -42,8 +42,15 @@ SUITES = (
 SHARED = ["--device", "cpu", "--dtype", "float32", "--batch-size", "32", "--allow-truncation", "--offline"]
 
 
-def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[str] = tuple(DOMAINS)) -> None:
-    """Gate every method of METHODS in the named domains, which must have been trained, by every suite."""
+def study(
+    root: Path,
+    work: Path,
+    out: Path,
+    scale_name: str,
+    names: Iterable[str] = tuple(DOMAINS),
+    suites: Iterable[str] = ("reasoning", "faithfulness"),
+) -> None:
+    """Gate every method of METHODS in the named domains, trained before, by the named suites."""
     table = Table(out / "capability.csv", ["domain", "method", "suite"])
     scale = PREFERENCES[scale_name]
     for name in names:
@@ -54,6 +61,8 @@ def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[st
         limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
         for preset, gates, options in SUITES:
             suite = preset.split(":")[0]
+            if suite not in suites:
+                continue
             inputs = _tasks(root, work) if suite == "reasoning" else _documents(root, work)
             for method in METHODS:
                 if method not in chosen or table.has(domain=name, method=method, suite=suite):

@@ -146,7 +146,7 @@ def domain(sweep: Sequence[Row], test: Sequence[Row], most: float) -> Any:
                 )  # fmt: skip
             axis.axhline(0.5, color="#999999", linewidth=0.8)
             axis.set_xlabel("temperature")
-            axis.set_ylabel(f"{quantity} (share of test prompts)")
+            axis.set_ylabel(f"{quantity} (share)")
     axes[0].set_xlabel("KL(policy, reference) of samples (nats)")
     axes[0].set_ylabel("gain in reward on validation prompts")
     style.legend(made, axes)

@@ -128,7 +128,9 @@ def test_verdicts_come_from_the_rows_they_name_and_stand_in_the_page(done):
 
 def test_policies_are_gated_by_the_harness(done):
     folder, _ = done
-    capability.study(folder / "data", folder / "work", folder / "out", "smoke", ("summaries",))
+    capability.study(
+        folder / "data", folder / "work", folder / "out", "smoke", ("summaries",), ("faithfulness",)
+    )
     found = rows(folder / "out/capability.csv")
     assert {row["gate"] for row in found} == {"names", "numbers", "variety"}
     assert {row["method"] for row in found} == set(capability.METHODS)
