@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import torch
 
-from benchmarks.study import capability, domain_study, report, sentiment
+from benchmarks.study import capability, domain_study, longer, report, sentiment
 from benchmarks.study.domain import DOMAINS
 from benchmarks.study.scales import PREFERENCES, SENTIMENT, Preferences, Sentiment
 from sparsepo_plugin.main import guarded
 
 Scale = TypeVar("Scale", Sentiment, Preferences)
-PARTS = ("sentiment", *DOMAINS, "capability", "report")
+PARTS = ("sentiment", "longer", *DOMAINS, "capability", "report")
 
 
 def main() -> None:
@@ -42,6 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
         if part == "sentiment":
             scale = _seeded(SENTIMENT[arguments.scale], arguments.seeds)
             sentiment.study(arguments.data, arguments.work / part, arguments.out, scale)
+        elif part == "longer":
+            scale = _seeded(SENTIMENT[arguments.scale], arguments.seeds)
+            longer.study(arguments.data, arguments.work / "sentiment", arguments.out, scale)
         elif part == "capability":
             capability.study(*folders, arguments.scale)
         elif part == "report":

@@ -30,45 +30,54 @@ MAPPING = Path(__file__).parents[2] / "tests" / "eval" / "shared_data.yaml"
 METHODS = ("dpo", "sparsepo common")
 # The sample of MMLU has four of the five examples that this subject's prompts show.
 LEFT_OUT = "mmlu_college_medicine"
-# domain: preset, gates, and options of the run beyond those that all share.
-SUITES = {
-    "dialogue": (
+# preset, gates, and options of the run beyond those that all share.
+SUITES: tuple[tuple[str, str, list[str]], ...] = (
+    (
         "reasoning:quick",
         "quick",
         ["--max-length", "320", "--generation", "max_gen_toks=64", "--punkt-standin"],
     ),
-    "summaries": ("faithfulness:summaries", "summaries", ["--max-length", "128"]),
-}
+    ("faithfulness:summaries", "summaries", ["--max-length", "128"]),
+)
 SHARED = ["--device", "cpu", "--dtype", "float32", "--batch-size", "32", "--allow-truncation", "--offline"]
 
 
-def study(root: Path, work: Path, out: Path, scale_name: str, names: Iterable[str] = tuple(SUITES)) -> None:
-    """Gate every method of METHODS in the named domains, which must have been trained."""
-    table = Table(out / "capability.csv", ["domain", "method"])
+def study(
+    root: Path,
+    work: Path,
+    out: Path,
+    scale_name: str,
+    names: Iterable[str] = tuple(DOMAINS),
+    suites: Iterable[str] = ("reasoning", "faithfulness"),
+) -> None:
+    """Gate every method of METHODS in the named domains, trained before, by the named suites."""
+    table = Table(out / "capability.csv", ["domain", "method", "suite"])
     scale = PREFERENCES[scale_name]
     for name in names:
-        suite, gates, options = SUITES[name]
         sweep = read(out / f"{name}.csv")
         if not sweep:
             raise UserError(f"{out / name}.csv: got no rows, expected the sweep; run the part {name} first")
         chosen = select(sweep, scale.budgets[-1])
-        inputs = _tasks(root, work) if suite.startswith("reasoning") else _documents(root, work, name)
         limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
-        for method in METHODS:
-            if method not in chosen or table.has(domain=name, method=method):
+        for preset, gates, options in SUITES:
+            suite = preset.split(":")[0]
+            if suite not in suites:
                 continue
-            choice, seed = chosen[method], scale.seeds[0]
-            kept = policy_file(work / name / "policies", method, choice.beta, seed, choice.step)
-            folder = export(work / name / "reference", kept, work / name / "models" / kept.stem)
-            where = work / name / "eval" / kept.stem
-            decision = gate(
-                folder, work / name / "reference", where, suite, gates, [*options, *inputs, *limit]
-            )
-            about = {"domain": name, "method": method, "beta": choice.beta, "step": choice.step, "seed": seed}
-            table.add(
-                {**about, "suite": suite.split(":")[0], "preset": suite, **row} for row in rows_of(decision)
-            )
-            print(f"gated {name}, {method}: {decision['verdict']}", flush=True)
+            inputs = _tasks(root, work) if suite == "reasoning" else _documents(root, work)
+            for method in METHODS:
+                if method not in chosen or table.has(domain=name, method=method, suite=suite):
+                    continue
+                choice, seed = chosen[method], scale.seeds[0]
+                kept = policy_file(work / name / "policies", method, choice.beta, seed, choice.step)
+                folder = export(work / name / "reference", kept, work / name / "models" / kept.stem)
+                where = work / name / "eval" / f"{suite}-{kept.stem}"
+                decision = gate(
+                    folder, work / name / "reference", where, preset, gates, [*options, *inputs, *limit]
+                )
+                about = {"domain": name, "method": method, "beta": choice.beta, "step": choice.step}
+                about |= {"seed": seed, "suite": suite, "preset": preset}
+                table.add({**about, **row} for row in rows_of(decision))
+                print(f"gated {name}, {suite}, {method}: {decision['verdict']}", flush=True)
 
 
 def export(reference: Path, kept: Path, folder: Path) -> Path:
@@ -89,14 +98,16 @@ def _tasks(root: Path, work: Path) -> list[str]:
     return ["--data", str(work / "mapping.yaml"), "--tasks", ",".join(tasks)]
 
 
-def _documents(root: Path, work: Path, name: str) -> list[str]:
+def _documents(root: Path, work: Path) -> list[str]:
     """Held-out posts as documents, without the mark that the preset adds."""
-    groups = [group for part in ("test", "validation") for group in grouped(root, DOMAINS[name])[part]]
-    posts = [group[0].prompt.removesuffix("TL;DR:").rstrip() for group in groups]
-    write_text(
-        work / name / "documents.jsonl", "".join(json.dumps({"document": post}) + "\n" for post in posts)
-    )
-    return ["--documents", str(work / name / "documents.jsonl")]
+    parts = grouped(root, DOMAINS["summaries"])
+    posts = [
+        group[0].prompt.removesuffix("TL;DR:").rstrip()
+        for part in ("test", "validation")
+        for group in parts[part]
+    ]
+    write_text(work / "documents.jsonl", "".join(json.dumps({"document": post}) + "\n" for post in posts))
+    return ["--documents", str(work / "documents.jsonl")]
 
 
 def gate(

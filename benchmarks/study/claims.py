@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.study.domain import DOMAINS
 from benchmarks.study.rows import Row, number
 from sparsepo_plugin.metrics import wilson_interval
 
@@ -43,8 +44,11 @@ def _frontier(method: str, budget: str, over: str, column: str = "reward") -> di
     return {"file": "sentiment_frontier", "where": where, "column": f"{column}_over_{over}", "least": 0.0}
 
 
-def _weights(method: str, column: str, least: float, beta: str = "0.8") -> dict[str, Any]:
-    where = {"method": method, "beta": beta}
+BETA = "0.8"
+
+
+def _weights(method: str, column: str, least: float) -> dict[str, Any]:
+    where = {"method": method, "beta": BETA}
     return {"file": "sentiment_weights", "where": where, "column": column, "least": least}
 
 
@@ -69,12 +73,13 @@ LEARNED = {
 OURS = "sparsepo common"
 
 
-def claims(budgets: Sequence[str], last: str, blind: Sequence[str] = ()) -> list[Claim]:
+def claims(budgets: Sequence[str], last: str, end: str, blind: Sequence[str] = ()) -> list[Claim]:
     """All claims.
 
     Args:
       budgets: nats at which sentiment was compared, as the CSV has them.
       last: largest budget of the domains.
+      end: last step of the longer trainings.
       blind: domains whose reward model is not above chance on test pairs.
     """
     found = []
@@ -88,17 +93,22 @@ def claims(budgets: Sequence[str], last: str, blind: Sequence[str] = ()) -> list
         check = _frontier(OURS, budget, "dpo", "check")
         found.append(Claim(CHECK, f"{at} by the second classifier, common mask (ours) - dpo", **check))
     for method, name in LEARNED.items():
-        what = f"share of tokens at 0 at beta 0.8, {name}; at least .1"
+        what = f"share of tokens at 0 at beta {BETA}, {name}; at least .1"
         found.append(Claim(SPARSE, what, **_weights(method, "sparsity", 0.1)))
+    for method, name in LEARNED.items():
+        what = f"share of tokens at 0 after {end} steps, {name}; at least .1"
+        where = {"method": method, "step": end}
+        row: dict[str, Any] = {"file": "sentiment_longer_weights", "where": where, "column": "sparsity"}
+        found.append(Claim(SPARSE, what, **row, least=0.1, part="longer"))
     for method, name in (*LEARNED.items(), ("mapo", "MaPO")):
-        what = f"AUC of the reward's words by mask at beta 0.8, {name}; chance is .5"
+        what = f"AUC of the reward's words by mask at beta {BETA}, {name}; chance is .5"
         found.append(Claim(FIND, what, **_weights(method, "mask_auc", 0.5)))
     what = "that AUC, common mask (ours) - absolute log-ratio of dpo"
     found.append(
         Claim("masks find them better than DPO itself", what, **_weights(OURS, "mask_over_ratio", 0.0))
     )
-    for name, points in (("dialogue", 0.03), ("summaries", 0.10)):
-        found += _of_domain(name, points, last, BLIND if name in blind else "")
+    for name, domain in DOMAINS.items():
+        found += _of_domain(name, domain.claimed, last, BLIND if name in blind else "")
     return found + _kept()
 
 
@@ -132,32 +142,37 @@ def _of_domain(name: str, points: float, budget: str, empty: str) -> list[Claim]
 
 
 GATES = {
-    "arc_challenge": ("dialogue", "reasoning"),
-    "hellaswag": ("dialogue", "reasoning"),
-    "bbh": ("dialogue", "reasoning"),
-    "mmlu": ("dialogue", "reasoning"),
-    "names": ("summaries", "faithfulness"),
-    "numbers": ("summaries", "faithfulness"),
+    "reasoning": ("arc_challenge", "hellaswag", "bbh", "mmlu"),
+    "faithfulness": ("names", "numbers"),
 }
 CHANCE = "before training the model is at chance, so that nothing can be lost"
 
 
 def _kept() -> list[Claim]:
-    """The gates, of the reasoning suite in dialogue and of the faithfulness suite in summaries."""
+    """The gates of both suites in every domain."""
     found = []
-    for gate, (name, suite) in GATES.items():
+    cells = [(suite, name, gate) for suite, gates in GATES.items() for name in DOMAINS for gate in gates]
+    for suite, name, gate in cells:
         where = {"domain": name, "method": OURS, "suite": suite, "gate": gate}
-        what = f"gate {gate}: after - before + margin, common mask (ours)"
+        what = f"gate {gate} after {name}: after - before + margin, common mask (ours)"
         empty = CHANCE if suite == "reasoning" else ""
         row: dict[str, Any] = {"file": "capability", "where": where, "column": "over_margin", "least": 0.0}
         found.append(Claim(f"{suite} is kept", what, **row, part="capability", empty=empty))
     return found
 
 
-def verdict(claim: Claim, low: float | None, high: float | None) -> str:
-    """The rule: decided only where the whole 95 % interval lies on one side."""
+def verdict(claim: Claim, low: float | None, high: float | None, seeds: Sequence[float] = ()) -> str:
+    """The rule: decided only where the whole 95 % interval lies on one side, and the means of all seeds do.
+
+    Args:
+      claim: the line of the table.
+      low: end of the interval.
+      high: its other end.
+      seeds: means of the seeds (or their least and largest), where the interval does not know of seeds.
+    """
     if claim.empty or low is None or high is None:
         return OPEN
+    low, high = min([low, *seeds]), max([high, *seeds])
     if low > claim.least:
         return HOLDS
     return FAILS if high < claim.least else OPEN
@@ -176,12 +191,14 @@ def judged(made: Sequence[Claim], tables: Mapping[str, Sequence[Row]]) -> list[d
         stem = claim.column if claim.column not in ("mean",) else ""
         if not rows or number(rows[0], column) is None:
             continue
-        low, high = (number(rows[0], f"{stem}_{end}" if stem else end) for end in ("low", "high"))
+        ends = ("low", "high", "least_seed", "most_seed")
+        low, high, *seeds = (number(rows[0], f"{stem}_{end}" if stem else end) for end in ends)
+        agreed = [seed for seed in seeds if seed is not None]
         found.append(
             {
                 "claim": claim.text, "measured": claim.measured, "value": rows[0][column],
                 "low": "" if low is None else low, "high": "" if high is None else high, "least": claim.least,
-                "verdict": verdict(claim, low, high), "why": claim.empty, "file": f"{claim.file}.csv",
+                "verdict": verdict(claim, low, high, agreed), "why": claim.empty, "file": f"{claim.file}.csv",
                 "row": " and ".join(f"{name}={value}" for name, value in claim.where.items()),
                 "column": column, "command": COMMAND.format(part=claim.part),
             }

@@ -1,4 +1,4 @@
-"""Dialogue and summaries from data to CSV: sweep on validation prompts, choice, test."""
+"""Dialogues and summaries from data to CSV: sweep on validation prompts, choice, test."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks.study.domain import DOMAINS
 from benchmarks.study.methods import METHODS
 from benchmarks.study.rows import Row, number
 from sparsepo_plugin.loss_table import between
@@ -117,16 +118,26 @@ WEIGHTS = {
 }
 
 
-def weights(tables: Tables) -> str:
-    """Sparsity, finding and accuracies by method and beta."""
+def weights(tables: Tables, name: str = "sentiment_weights", by: str = "beta") -> str:
+    """Sparsity, finding and accuracies by method and beta (or step)."""
     names = [name for name in METHODS if METHODS[name].weighted or name == "dpo"]
     rows = []
-    for name in names:
-        for row in tables["sentiment_weights"]:
-            if row["method"] == name:
-                start = [name, f"{float(row['beta']):g}", f"{float(row['sampled_kl']):.1f}"]
+    for method in names:
+        for row in tables[name]:
+            if row["method"] == method:
+                start = [method, f"{float(row[by]):g}", f"{float(row['sampled_kl']):.1f}"]
                 rows.append(start + [value(row, column, 2) for column in WEIGHTS])
-    return table(["method", "beta", "nats at the end", *WEIGHTS.values()], rows)
+    return table(["method", by, "nats", *WEIGHTS.values()], rows)
+
+
+def longer(tables: Tables) -> str:
+    """The same along longer trainings."""
+    rows = tables["sentiment_longer"]
+    if not rows:
+        return "Not run."
+    runs = {(row["method"], row["seed"]) for row in rows}
+    about = f"{len(runs)} runs at beta {float(rows[0]['beta']):g}."
+    return f"{about}\n\n{weights(tables, 'sentiment_longer_weights', 'step')}"
 
 
 def _token(row: Row) -> str:
@@ -150,10 +161,10 @@ def tokens(tables: Tables) -> str:
 
 
 def domains(tables: Tables) -> str:
-    """Test results of dialogue and summaries at temperature 1, every budget."""
+    """Test results of every domain at temperature 1, every budget."""
     head = ["budget", "method", "beta, step", "nats", "pairs ranked right", "win over the supervised model"]
     parts = []
-    for name in ("dialogue", "summaries"):
+    for name in DOMAINS:
         test = [row for row in tables[f"{name}_test"] if row["temperature"] in ("", "1")]
         groups = dict.fromkeys((row["budget"], row["method"]) for row in test)
         rows = [_domain_line([r for r in test if (r["budget"], r["method"]) == group]) for group in groups]
@@ -196,6 +207,7 @@ SECTIONS: dict[str, Callable[[Tables], str]] = {
     "settings": settings,
     "frontier": frontier,
     "weights": weights,
+    "longer": longer,
     "tokens": tokens,
     "domains": domains,
     "capability": capability,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.domain import DOMAINS
 from benchmarks.study.methods import BASELINE, METHODS
 from benchmarks.study.rows import Row, number
 from sparsepo_plugin.plots import style
@@ -86,23 +87,23 @@ def _dots(axis: Any, names: list[str], rows: Sequence[Row], column: str, *, show
     axis.invert_yaxis()
 
 
-def weights(rows: Sequence[Row]) -> Any:
-    """Zeros against beta, and how well weights find the words that the reward weighs."""
+def weights(rows: Sequence[Row], by: str = "beta") -> Any:
+    """Zeros against beta (or step), and how well weights find the words that the reward weighs."""
     made, axes = style.figure(2)
     names = [name for name in METHODS if METHODS[name].weighted and any(r["method"] == name for r in rows)]
     for place, name in enumerate(names):
         looks = style.look(place)
         for axis, column in zip(axes, ("sparsity", "mask_auc")):
             some = [row for row in rows if row["method"] == name and number(row, column) is not None]
-            some.sort(key=lambda row: float(row["beta"]))
-            xs, ys = [float(row["beta"]) for row in some], [float(row[column]) for row in some]
+            some.sort(key=lambda row: float(row[by]))
+            xs, ys = [float(row[by]) for row in some], [float(row[column]) for row in some]
             axis.plot(xs, ys, color=looks.colour, marker=looks.marker, markersize=4, label=name)
             ends = [(number(row, f"{column}_low"), number(row, f"{column}_high")) for row in some]
             if all(low is not None for low, _ in ends):
                 axis.fill_between(xs, *zip(*ends), color=looks.colour, alpha=0.12, linewidth=0)
-    base = sorted((r for r in rows if r["method"] == BASELINE), key=lambda row: float(row["beta"]))
+    base = sorted((r for r in rows if r["method"] == BASELINE), key=lambda row: float(row[by]))
     axes[1].plot(
-        [float(r["beta"]) for r in base], [float(r["ratio_auc"]) for r in base], color="#999999",
+        [float(r[by]) for r in base], [float(r["ratio_auc"]) for r in base], color="#999999",
         linestyle="--", label="absolute log-ratio of dpo",
     )  # fmt: skip
     axes[1].axhline(0.5, color="#999999", linewidth=0.8, label="chance")
@@ -111,10 +112,10 @@ def weights(rows: Sequence[Row]) -> Any:
     axes[0].set_ylim(-0.02, 1.02)
     for axis in axes:
         axis.set_xscale("log")
-        ticks = sorted({float(row["beta"]) for row in rows if row["method"] in names})
+        ticks = sorted({float(row[by]) for row in rows if row["method"] in names})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-        axis.set_xlabel("beta")
+        axis.set_xlabel(by)
     style.legend(made, axes)
     return made
 
@@ -145,7 +146,7 @@ def domain(sweep: Sequence[Row], test: Sequence[Row], most: float) -> Any:
                 )  # fmt: skip
             axis.axhline(0.5, color="#999999", linewidth=0.8)
             axis.set_xlabel("temperature")
-            axis.set_ylabel(f"{quantity} (share of test prompts)")
+            axis.set_ylabel(f"{quantity} (share)")
     axes[0].set_xlabel("KL(policy, reference) of samples (nats)")
     axes[0].set_ylabel("gain in reward on validation prompts")
     style.legend(made, axes)
@@ -161,7 +162,10 @@ def draw(out: Path, tables: dict[str, list[Row]], most: float) -> list[Path]:
         )
         written += style.save(budgets(tables["sentiment_frontier"]), out, "sentiment_budgets")
         written += style.save(weights(tables["sentiment_weights"]), out, "sentiment_weights")
-    for name in ("dialogue", "summaries"):
+    if tables["sentiment_longer_weights"]:
+        made = weights(tables["sentiment_longer_weights"], "step")
+        written += style.save(made, out, "sentiment_longer")
+    for name in DOMAINS:
         if tables[f"{name}_test"]:
             written += style.save(domain(tables[name], tables[f"{name}_test"], most), out, name)
     return written

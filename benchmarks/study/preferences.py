@@ -61,7 +61,9 @@ def furnish(
     rows = [pair.prompt + pair.chosen for part in ("policy", "reward") for pair in parts[part].pairs]
     size = scale.supervised._replace(window=domain.prompt + domain.response)
     language = tune(work / "reference", start_from, rows, size, 0)
-    reward = reward_model(work / "reward.json", language.tokenizer, parts["reward"].pairs)
+    reward = reward_model(
+        work / "reward.json", language.tokenizer, parts["reward"].pairs, parts["validation"].pairs
+    )
     if not table.has(domain=name):
         # A judge that prefers the longer response is what the reward model has to beat.
         held = parts["test"].pairs

@@ -20,8 +20,8 @@ from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
 
 MEASURED = (
-    "sentiment", "sentiment_tuning", "sentiment_reference", "sentiment_judges", "sentiment_tokens", "domains",
-    *DOMAINS, *(f"{name}_test" for name in DOMAINS), "capability",
+    "sentiment", "sentiment_tuning", "sentiment_reference", "sentiment_judges", "sentiment_tokens",
+    "sentiment_longer", "domains", *DOMAINS, *(f"{name}_test" for name in DOMAINS), "capability",
 )  # fmt: skip
 MOST_NATS = 3.0  # right end of the plots' KL axis
 
@@ -44,12 +44,14 @@ def derive(out: Path, scale_name: str) -> dict[str, list[Row]]:
         raise UserError(
             f"{out / 'sentiment.csv'}: got no rows, expected the sweep; run the part sentiment first"
         )
-    budgets = SENTIMENT[scale_name].budgets
+    budgets, end = SENTIMENT[scale_name].budgets, str(SENTIMENT[scale_name].longer[-1])
     frontier = frontier_rows(tables["sentiment"], tables["sentiment_reference"], budgets)
     tables["sentiment_frontier"] = write_rows(out / "sentiment_frontier.csv", frontier)
     tables["sentiment_weights"] = write_rows(out / "sentiment_weights.csv", weight_rows(tables["sentiment"]))
+    longer = weight_rows(tables["sentiment_longer"], "step")
+    tables["sentiment_longer_weights"] = write_rows(out / "sentiment_longer_weights.csv", longer)
     last = f"{PREFERENCES[scale_name].budgets[-1]:g}"
-    made = claims([f"{budget:g}" for budget in budgets], last, blind_domains(tables["domains"]))
+    made = claims([f"{budget:g}" for budget in budgets], last, end, blind_domains(tables["domains"]))
     verdicts = judged(made, tables)
     tables["verdicts"] = write_rows(out / "verdicts.csv", verdicts)
     return tables

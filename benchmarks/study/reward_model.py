@@ -23,7 +23,7 @@ from benchmarks.study.prepared import TokenPair
 from sparsepo_plugin.checkpoint import write_text
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[!?.,:;\n-]")
-RIDGE = 0.03
+RIDGES = (0.01, 0.03, 0.1, 0.3)  # tried; validation pairs choose
 LEAST = 4  # responses that a word or pair must occur in
 
 
@@ -80,7 +80,7 @@ def _texts(
     return list(zip(*columns))
 
 
-def fit(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> dict[str, float]:
+def fit(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair], ridge: float) -> dict[str, float]:
     """Weights that minimise -log sigmoid(score of chosen - score of rejected) with a ridge penalty.
 
     Source: Bradley and Terry 1952, Biometrika 39, 324-345; as reward models in Ouyang et al. 2022, arXiv
@@ -108,7 +108,7 @@ def fit(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> dict[
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = softplus(-(matrix @ weights)).mean() + RIDGE * weights.pow(2).sum()
+        loss = softplus(-(matrix @ weights)).mean() + ridge * weights.pow(2).sum()
         loss.backward()
         return loss
 
@@ -116,8 +116,11 @@ def fit(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> dict[
     return {name: float(weights[place, 0]) for name, place in names.items()}
 
 
-def reward_model(path: Path, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair]) -> RewardModel:
-    """Load the weights of a file, or fit them."""
+def reward_model(
+    path: Path, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[TokenPair], held: Sequence[TokenPair]
+) -> RewardModel:
+    """Load the weights of a file, or fit them with the penalty that ranks most validation pairs right."""
     if not path.is_file():
-        write_text(path, json.dumps(fit(tokenizer, pairs)))
+        tried = [RewardModel(fit(tokenizer, pairs, ridge), tokenizer) for ridge in RIDGES]
+        write_text(path, json.dumps(max(tried, key=lambda model: model.accuracy(held)).weights))
     return RewardModel(json.loads(path.read_text(encoding="utf-8")), tokenizer)

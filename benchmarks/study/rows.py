@@ -26,7 +26,7 @@ Row = dict[str, str]
 
 @functools.cache
 def provenance() -> Row:
-    """Commit (with + where the tree had changes), versions and machine of this process."""
+    """Commit (with + where the tree had changes outside docs/), versions and machine of this process."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -34,7 +34,7 @@ def provenance() -> Row:
         )
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs")
     return {
         "commit": (git("rev-parse", "--short=12", "HEAD") or "none") + ("+" if changed else ""),
         "python": platform.python_version(),

@@ -22,6 +22,8 @@ class Sentiment:
       validation, test: prompts on which settings are chosen, and on which they are judged.
       methods, seeds: compared; betas: how many of each method's.
       budgets: nats at which methods are compared; settings are chosen at the last.
+      longer: steps after which longer trainings are measured, the last one their end; longer_pairs: of such
+        a run, passed several times.
     """
 
     language: Size
@@ -40,18 +42,20 @@ class Sentiment:
     seeds: tuple[int, ...] = (0, 1, 2)
     betas: int = 4
     budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
+    longer: tuple[int, ...] = (20, 60, 160)
+    longer_pairs: int = 1000
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Sizes of the dialogue and of the summary experiment.
+    """Sizes of the dialogue and of the summary experiments.
 
     Attributes:
       supervised: steps, batch and rate of the supervised start (vocabulary and width are the base model's).
       rate: learning rate; at sentiment's the policies left every budget behind before they were looked at
         (validation prompts, docs/study/dialogue_first_rate.csv).
       pairs, steps, batch, stops: of a run, as for sentiment.
-      validation, test: prompts.
+      validation, test: prompts; draws: responses to a test prompt, of every policy.
       methods, betas, seeds: compared.
       budgets: nats; temperatures are tried at the last.
       evaluated: items per task, or documents, of the gated suites; 0: all that the presets take.
@@ -63,11 +67,12 @@ class Preferences:
     steps: int = 16
     batch: int = 16
     stops: tuple[int, ...] = (5, 10, 16)
-    validation: int = 64
-    test: int = 200
+    validation: int = 128
+    test: int = 300
+    draws: int = 3
     methods: tuple[str, ...] = ("dpo", "dpo + anchor", "sparsepo common", "sparsepo + anchor")
     betas: int = 4
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     budgets: tuple[float, ...] = (0.5, 2.0)
     temperatures: tuple[float, ...] = (0.0, 0.5, 1.0)
     evaluated: int = 0
@@ -80,21 +85,22 @@ SENTIMENT = {
     "small": Sentiment(
         Size(1024, 64, 2, 300), reviews=1500, check=2000, prompts=300, pairs=160, steps=10, stops=(5, 10),
         validation=48, test=96, methods=("dpo", "dpo + anchor", "tdpo1", "mapo", "sparsepo common"),
-        seeds=(0, 1), betas=2,
+        seeds=(0, 1), betas=2, longer=(10, 30),
     ),
     "smoke": Sentiment(
         Size(300, 32, 2, 40, batch=16), prompts=40, pairs=16, steps=4, batch=8, stops=(2, 4), validation=16,
-        test=16, length=8, methods=TWO, seeds=(0, 1), betas=2,
+        test=16, length=8, methods=TWO, seeds=(0, 1), betas=2, longer=(2, 6),
     ),
 }  # fmt: skip
 PREFERENCES = {
     "full": Preferences(Size(0, 0, 0, 150, batch=16, rate=1e-3)),
     "small": Preferences(
         Size(0, 0, 0, 60, batch=16, rate=1e-3), pairs=128, steps=8, stops=(4, 8), validation=32, test=60,
-        methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=10,
+        draws=1, methods=TWO, betas=2, seeds=(0, 1), temperatures=(0.0, 1.0), evaluated=10,
     ),
     "smoke": Preferences(
         Size(0, 0, 0, 4, batch=8, rate=1e-3), pairs=16, steps=4, batch=8, stops=(2, 4),
-        validation=8, test=8, methods=TWO, betas=2, temperatures=(0.0, 1.0), evaluated=2,
+        validation=8, test=8, draws=2, methods=TWO, betas=2, seeds=(0, 1),
+        temperatures=(0.0, 1.0), evaluated=2,
     ),
 }  # fmt: skip

@@ -37,8 +37,10 @@ class Point(NamedTuple):
     setting: Setting
 
 
-def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...]) -> dict[str, Any]:
-    """Train and measure; returns the CSV's rows and the finished run."""
+def run_one(
+    room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...], *, pairs_at_every_stop: bool = False
+) -> dict[str, Any]:
+    """Train and measure, on held-out pairs at the end (or every stop): the CSV's rows and the run."""
     method, (rate, tried) = METHODS[point.method], point.setting
     options = {**method.options, **tried}
     plan = Plan(point.beta, rate, scale.steps, scale.batch, point.seed)
@@ -52,9 +54,10 @@ def run_one(room: Room, scale: Sentiment, point: Point, splits: tuple[str, ...])
     def look(step: int) -> None:
         for split in splits:
             rows.append({**about, "split": split, "step": step, **sampled(room, scale, run, split)})
+        if pairs_at_every_stop or step == scale.steps:
+            rows[-1].update(on_pairs(room, run, splits[-1], point.method))
 
     train(run, room.training_pairs(scale.pairs, point.seed), scale.stops, look)
-    rows[-1].update(on_pairs(room, run, splits[-1], point.method))
     return {"rows": rows, "run": run}
 
 

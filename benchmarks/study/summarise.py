@@ -115,20 +115,20 @@ def frontier_rows(
 WEIGHTS = ("sparsity", "kl_sparsity", "mask_auc", "ratio_auc", "accuracy", "accuracy_unmasked")
 
 
-def weight_rows(sweep: Sequence[Row]) -> list[dict[str, Any]]:
-    """Per method and beta: sparsity, what the weights find, accuracies, with intervals over seeds."""
+def weight_rows(sweep: Sequence[Row], by: str = "beta") -> list[dict[str, Any]]:
+    """Per method and beta (or ``by``): sparsity, what the weights find, accuracies; intervals over seeds."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in sweep:
         if number(row, "accuracy") is not None:
-            groups[row["method"], row["beta"]].append(row)
+            groups[row["method"], row[by]].append(row)
     found = []
-    for (method, beta), rows in groups.items():
-        row: dict[str, Any] = {"method": method, "beta": beta, "seeds": len(rows)}
+    for (method, place), rows in groups.items():
+        row: dict[str, Any] = {"method": method, by: place, "seeds": len(rows)}
         row["sampled_kl"] = math.fsum(float(r["kl"]) for r in rows) / len(rows)
         base = {
             r["seed"]: number(r, "ratio_auc")
             for r in sweep
-            if r["method"] == BASELINE and r["beta"] == beta and number(r, "accuracy") is not None
+            if r["method"] == BASELINE and r[by] == place and number(r, "accuracy") is not None
         }
         gaps = [
             auc - ratio

@@ -3,7 +3,7 @@
 Each method's policies of the chosen beta and step (the same for all seeds) answer test prompts; the reward
 model compares their responses with the reference's, with the chosen responses of people, and with DPO's. The
 outcome of every item is kept in the work folder; the CSV gets means with intervals, clustered by prompt after
-averaging over seeds.
+averaging over seeds; beside them stand the means of the lowest and of the highest seed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,17 @@ QUANTITIES = {
     "length": "tokens",
 }
 Items = dict[str, Any]
+
+
+class Clusters(NamedTuple):
+    """What belongs together: the prompt of every test pair, and of every response."""
+
+    pairs: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+
+    def labels(self) -> tuple[list[Hashable], list[Hashable]]:
+        """As labels."""
+        return [tuple(prompt) for prompt in self.pairs], [tuple(prompt) for prompt in self.responses]
 
 
 def policy_of(room: Room, name: str, tried: dict[str, Any], choice: Choice, seed: int) -> Run:
@@ -74,7 +85,10 @@ def trial(room: Room, name: str, scale: Preferences, sweep: list[Row], work: Pat
                     write_text(path, json.dumps(answers(room, run, scale, temperatures)))
                 items[method].append(json.loads(path.read_text(encoding="utf-8")))
             print(f"tested {name}, {budget:g} nats: {method} {choice}", flush=True)
-        clusters = [tuple(pair.prompt) for pair in room.splits["test"].pairs]
+        test = room.splits["test"]
+        clusters = Clusters(
+            [tuple(pair.prompt) for pair in test.pairs], test.prompts(scale.test) * scale.draws
+        )
         rows = compare(items, clusters, temperatures)
         out.add(
             {"domain": name, "budget": budget, **row, "beta": chosen[row["method"]].beta,
@@ -86,7 +100,7 @@ def answers(room: Room, run: Run, scale: Preferences, temperatures: tuple[float,
     """What one policy does on the test split, item by item."""
     pairs = room.splits["test"].pairs
     found: Items = {"accuracy": _accuracies(room, run, pairs)}
-    prompts = room.splits["test"].prompts(scale.test)
+    prompts = room.splits["test"].prompts(scale.test) * scale.draws
     first = {tuple(pair.prompt): pair for pair in reversed(pairs)}
     chosen = room.reward.scores(prompts, [first[tuple(prompt)].chosen for prompt in prompts])
     for temperature in temperatures:
@@ -117,52 +131,63 @@ def _accuracies(room: Room, run: Run, pairs: list[TokenPair]) -> list[float]:
     return wins(margin, torch.zeros_like(margin)).tolist()
 
 
-def _mean(items: list[Items], *keys: str) -> Tensor:
-    """Mean over seeds of a quantity, [items]."""
+def _by_seed(items: list[Items], *keys: str) -> Tensor:
+    """A quantity, [seeds, items]."""
     columns = []
     for one in items:
         value: Any = one
         for key in keys:
             value = value[key]
         columns.append(torch.tensor(value))
-    return torch.stack(columns).mean(0)
+    return torch.stack(columns)
 
 
 def compare(
-    items: dict[str, list[Items]], clusters: list[tuple[int, ...]], temperatures: tuple[float, ...]
+    items: dict[str, list[Items]], clusters: Clusters, temperatures: tuple[float, ...]
 ) -> list[dict[str, Any]]:
     """Every quantity of every method, and its difference to DPO, with 95 % intervals over prompts."""
     rows = []
+    pairs, responses = clusters.labels()
     for method, mine in items.items():
         base = items.get(BASELINE) if method != BASELINE else None
-        about = {"method": method, "seeds": len(mine), "kl": float(_mean(mine, "kl").mean())}
+        about = {"method": method, "seeds": len(mine), "kl": float(_by_seed(mine, "kl").mean())}
         named = {("accuracy, masks removed", ""): ("accuracy",)}
         for temperature in map("{:g}".format, temperatures):
             for key, quantity in QUANTITIES.items():
                 named[quantity, temperature] = (temperature, key)
         for (quantity, temperature), keys in named.items():
-            labels = clusters if keys == ("accuracy",) else None
-            numbers = _numbers("", _mean(mine, *keys), labels)
+            labels = pairs if keys == ("accuracy",) else responses
+            numbers = _numbers("", _by_seed(mine, *keys), labels)
             if base:
-                numbers |= _numbers("difference_", _mean(mine, *keys) - _mean(base, *keys), labels)
+                numbers |= _numbers("difference_", _by_seed(mine, *keys) - _by_seed(base, *keys), labels)
             rows.append({**about, "quantity": quantity, "temperature": temperature, **numbers})
         if base:
-            rows += [_duel(about, mine, base, f"{temperature:g}") for temperature in temperatures]
+            rows += [_duel(about, mine, base, f"{temperature:g}", responses) for temperature in temperatures]
     return rows
 
 
-def _numbers(prefix: str, values: Tensor, labels: Sequence[Hashable] | None) -> dict[str, float]:
-    """Mean, interval and number of clusters, as columns."""
-    found = interval(values.tolist(), labels)
-    names = ("mean", "low", "high", "clusters")
-    return {f"{prefix}{name}": value for name, value in zip(names, found)}
+def _numbers(prefix: str, values: Tensor, labels: Sequence[Hashable]) -> dict[str, float]:
+    """Mean, interval, number of clusters, and the least and the largest mean of a seed, as columns.
+
+    Args:
+      prefix: of the columns.
+      values: [seeds, items].
+      labels: cluster of every item.
+    """
+    found = interval(values.mean(0).tolist(), labels)
+    seeds = values.mean(1)
+    columns = [*found, float(seeds.min()), float(seeds.max())]
+    names = ("mean", "low", "high", "clusters", "least_seed", "most_seed")
+    return {f"{prefix}{name}": value for name, value in zip(names, columns)}
 
 
-def _duel(about: dict[str, Any], mine: list[Items], base: list[Items], temperature: str) -> dict[str, Any]:
+def _duel(
+    about: dict[str, Any], mine: list[Items], base: list[Items], temperature: str, labels: Sequence[Hashable]
+) -> dict[str, Any]:
     """Win rate over DPO itself, response against response of the same prompt and seed."""
     outcomes = [
         wins(torch.tensor(a[temperature]["scores"]), torch.tensor(b[temperature]["scores"]))
         for a, b in zip(mine, base)
     ]
-    numbers = _numbers("", torch.stack(outcomes).mean(0), None)
+    numbers = _numbers("", torch.stack(outcomes), labels)
     return {**about, "quantity": "win over dpo", "temperature": temperature, **numbers}

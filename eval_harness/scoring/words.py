@@ -42,6 +42,12 @@ _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "tri
 _SCALES |= {"k": 1e3, "m": 1e6, "bn": 1e9, "tn": 1e12}
 
 
+def is_function_word(word: str) -> bool:
+    """Whether a word, in any case, is one of STOP_WORDS or one's contraction (I'll, they've)."""
+    plain = word.lower().replace("\u2019", "'")
+    return plain in STOP_WORDS or plain.partition("'")[0] in STOP_WORDS
+
+
 def tokens(text: str) -> list[str]:
     """Words and numbers in order, as written; possessive endings are cut off."""
     return [re.sub(r"['\u2019]s?$", "", token) for token in _TOKEN.findall(text)]
@@ -96,7 +102,7 @@ def names(sentences: Sequence[str], caseless: bool) -> list[list[str]]:
     """
     split = [tokens(sentence) for sentence in sentences]
     if caseless:
-        return [[w.lower() for w in s if w.lower() not in STOP_WORDS and not w[0].isdigit()] for s in split]
+        return [[w.lower() for w in s if not is_function_word(w) and not w[0].isdigit()] for s in split]
     inside = _inner_capitals(split)
     return [_runs(sentence, inside) for sentence in split]
 
@@ -123,7 +129,7 @@ def _inner_capitals(sentences: Sequence[Sequence[str]]) -> set[str]:
 
 
 def _capital(word: str) -> bool:
-    return word[:1].isupper() and word.lower() not in STOP_WORDS
+    return word[:1].isupper() and not is_function_word(word)
 
 
 def _runs(sentence: list[str], inside: set[str]) -> list[str]:
@@ -154,6 +160,6 @@ def _seen(word: str, document: set[str]) -> bool:
 
 def nearest(sentence: str, document_sentences: Sequence[str]) -> str:
     """The document sentence that shares most words with a sentence; the first of equals, empty of none."""
-    own = {word for word in words(sentence) if word not in STOP_WORDS}
+    own = {word for word in words(sentence) if not is_function_word(word)}
     shared = [len(own & set(words(other))) for other in document_sentences]
     return document_sentences[shared.index(max(shared))] if shared else ""

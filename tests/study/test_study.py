@@ -47,7 +47,16 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     make(folder / "data")
     words = ["--data", folder / "data", "--out", folder / "out", "--work", folder / "work"]
-    words += ["--page", folder / "study.md", "--parts", "sentiment", "dialogue", "summaries", "report"]
+    words += [
+        "--page",
+        folder / "study.md",
+        "--parts",
+        "sentiment",
+        "longer",
+        "helpful",
+        "summaries",
+        "report",
+    ]
     result = study(*map(str, words))
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, list(map(str, words))
@@ -60,7 +69,12 @@ def test_every_run_left_its_rows_with_what_made_them(done):
     assert len(runs) == 2 * 2 * 2
     assert len(sweep) == len(runs) * 2 * 2  # two splits, two stops
     for path in (folder / "out").glob("*.csv"):
-        derived = path.stem in ("sentiment_frontier", "sentiment_weights", "verdicts")
+        derived = path.stem in (
+            "sentiment_frontier",
+            "sentiment_weights",
+            "sentiment_longer_weights",
+            "verdicts",
+        )
         for row in rows(path):
             assert derived or all(row[name] for name in ("commit", "torch", "python", "device")), path
     tuned = rows(folder / "out/sentiment_tuning.csv")
@@ -101,13 +115,22 @@ def test_verdicts_come_from_the_rows_they_name_and_stand_in_the_page(done):
         assert [row[column] for row in named] == [verdict["value"]], verdict
         assert verdict["verdict"] in (HOLDS, FAILS, OPEN)
         assert verdict["claim"] in page
-    for name in ("sentiment", "sentiment_budgets", "sentiment_weights", "dialogue", "summaries"):
+    for name in (
+        "sentiment",
+        "sentiment_budgets",
+        "sentiment_weights",
+        "sentiment_longer",
+        "helpful",
+        "summaries",
+    ):
         assert (folder / f"out/{name}.png").stat().st_size > 5000
 
 
 def test_policies_are_gated_by_the_harness(done):
     folder, _ = done
-    capability.study(folder / "data", folder / "work", folder / "out", "smoke", ("summaries",))
+    capability.study(
+        folder / "data", folder / "work", folder / "out", "smoke", ("summaries",), ("faithfulness",)
+    )
     found = rows(folder / "out/capability.csv")
     assert {row["gate"] for row in found} == {"names", "numbers", "variety"}
     assert {row["method"] for row in found} == set(capability.METHODS)

@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from benchmarks.study import choose, claims, domain, frontier, prepared, sampling, select_policies, summarise
+from benchmarks.study import (
+    choose,
+    claims,
+    domain,
+    frontier,
+    prepared,
+    reward_model,
+    sampling,
+    select_policies,
+    summarise,
+    trial,
+)  # fmt: skip
 from benchmarks.study.classifiers import word_spans
 from benchmarks.study.language import Language, Size, build_model, build_tokenizer, copy_of, pieces
 from benchmarks.study.measure import finding
@@ -116,13 +127,59 @@ def test_verdicts(low, high, least, empty, verdict):
     assert claims.verdict(claim, low, high) == verdict
 
 
+@pytest.mark.parametrize(
+    ("seeds", "verdict"), [((0.02, 0.2), claims.HOLDS), ((-0.01, 0.2), claims.OPEN), ((), claims.HOLDS)]
+)
+def test_a_verdict_needs_every_seed(seeds, verdict):
+    claim = claims.Claim("c", "m", "f", {}, "difference", 0.0)
+    assert claims.verdict(claim, 0.01, 0.1, seeds) == verdict
+    ends = {"low": "0.01", "high": "0.1", **dict(zip(("least_seed", "most_seed"), map(str, seeds)))}
+    row = {"difference_mean": "0.05", **{f"difference_{name}": value for name, value in ends.items()}}
+    (found,) = claims.judged([claim], {"f": [row]})
+    assert (found["verdict"], found["low"], found["high"]) == (verdict, 0.01, 0.1)
+
+
+def test_the_trial_compares_by_prompt_and_names_the_seeds():
+    def policy(wins, right):
+        drawn = {"scores": [2.0, 1.0, 0.0, 0.0], "length": [3.0] * 4, "reference": wins, "people": wins}
+        return {"accuracy": right, "kl": [1.0] * 4, "1": drawn}
+
+    base = [policy([0.0, 0.0, 0.0, 0.0], [0.0, 0.0])] * 2
+    mine = [policy([1.0, 0.0, 1.0, 0.0], [1.0, 0.0]), policy([1.0, 1.0, 1.0, 1.0], [1.0, 0.0])]
+    # Two prompts with two responses each; two test pairs of different prompts.
+    clusters = trial.Clusters([(1,), (2,)], [(1,), (2,), (1,), (2,)])
+    found = trial.compare({"dpo": base, "mapo": mine}, clusters, (1.0,))
+    (win,) = (r for r in found if r["method"] == "mapo" and r["quantity"] == "win over the reference")
+    assert (win["mean"], win["clusters"], win["seeds"]) == (0.75, 2, 2)
+    assert (win["difference_mean"], win["difference_least_seed"], win["difference_most_seed"]) == (
+        0.75,
+        0.5,
+        1,
+    )
+    (duel,) = (r for r in found if r["quantity"] == "win over dpo")
+    assert (duel["mean"], duel["least_seed"]) == (0.5, 0.5)
+
+
+def test_the_reward_model_ranks_held_out_pairs_by_what_pleases(language):
+    def pair(good, bad):
+        words = [language.tokenizer(f" {text}")["input_ids"] for text in ("the film", good, bad)]
+        return prepared.TokenPair(*words)
+
+    pairs = [pair("story of music", "scene was long"), pair("music and story", "was long")] * 6
+    weights = {ridge: reward_model.fit(language.tokenizer, pairs, ridge) for ridge in (0.01, 0.3)}
+    small, large = (reward_model.RewardModel(found, language.tokenizer) for found in weights.values())
+    held = [pair("the music", "the long scene")]
+    assert small.accuracy(held) == large.accuracy(held) == 1
+    assert sum(w * w for w in weights[0.01].values()) > 4 * sum(w * w for w in weights[0.3].values())
+
+
 def test_wins_under_a_reward_model_at_chance_decide_nothing():
-    rows = [{"domain": "dialogue", "accuracy_test": "0.53", "test_pairs": "600"},
+    rows = [{"domain": "helpful", "accuracy_test": "0.53", "test_pairs": "600"},
             {"domain": "summaries", "accuracy_test": "0.68", "test_pairs": "600"}]  # fmt: skip
     blind = claims.blind_domains(rows)
-    assert blind == ["dialogue"]
-    made = [c for c in claims.claims(["1"], "2", blind) if "win rate" in c.measured]
-    assert {bool(c.empty) for c in made if "dialogue" in c.measured} == {True}
+    assert blind == ["helpful"]
+    made = [c for c in claims.claims(["1"], "2", "160", blind) if "win rate" in c.measured]
+    assert {bool(c.empty) for c in made if "helpful" in c.measured} == {True}
     assert {bool(c.empty) for c in made if "summaries" in c.measured} == {False}
 
 
@@ -213,7 +270,7 @@ def test_pieces_cover_the_text_and_words_have_places():
 
 def test_responses_are_cut_and_end(language):
     pairs = [domain.data.Pair("the film", " was long", " and"), domain.data.Pair("a", " same", " same")]
-    one = domain.Domain((), (), prompt=2, response=40, held=1)
+    one = domain.Domain((), (), prompt=2, response=40, held=1, claimed=0.0)
     (found,) = domain.encode(language.tokenizer, pairs, one)
     assert found.chosen[-1] == language.tokenizer.eos_token_id
     assert language.tokenizer.decode(found.chosen[:-1]) == " was long"

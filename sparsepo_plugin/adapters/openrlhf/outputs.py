@@ -70,8 +70,13 @@ def make_shared_batch(
     lengths = torch.tensor([int(length) for length in prompt_lengths], device=chosen[0].device)
     rows = prefix.shared_rows(*chosen, *rejected, lengths)
     prompts = [row[: int(n)] for ids in (chosen[0], rejected[0]) for row, n in zip(ids, prompt_lengths)]
-    indices = [getattr(length, "index", -1) for length in prompt_lengths]
-    return Batch(rows.token_ids, rows.attention_mask, rows.window, prompts, indices, rows)
+    window, indices = rows.window, dataset_indices(prompt_lengths)
+    return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows)
+
+
+def dataset_indices(prompt_lengths: Sequence[int]) -> list[int]:
+    """Dataset index of every PromptLength; -1 for a plain length, as upstream's own dataset gives it."""
+    return [getattr(length, "index", -1) for length in prompt_lengths]
 
 
 def make_batch(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int], *, packed: bool) -> Batch:
@@ -88,7 +93,7 @@ def make_batch(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int], *,
         window = window._replace(source=packed_source(window.source, attention))
     prompts = [row[: int(length)] for row, length in zip(ids, prompt_lengths)]
     pairs = prompt_lengths[: len(prompt_lengths) // 2]
-    return Batch(ids, attention, window, prompts, [getattr(length, "index", -1) for length in pairs])
+    return Batch(ids, attention, window, prompts, dataset_indices(pairs))
 
 
 def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:

@@ -138,18 +138,18 @@ class PreferenceTrainer(DPOTrainer):
         self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: Sequence[int]
     ) -> Batch:
         """The batch in the core's form, made once for policy and reference."""
-        if self._batch[0] is chosen_ids:
-            pass
-        elif self._shares_prefix:
-            pairs = (chosen_ids, c_mask), (reject_ids, r_mask)
-            self._batch = (chosen_ids, make_shared_batch(*pairs, lengths))
+        known, batch = self._batch
+        if batch is not None and known is chosen_ids:
+            return batch
+        if self._shares_prefix:
+            batch = make_shared_batch((chosen_ids, c_mask), (reject_ids, r_mask), lengths)
         else:
             ids, attention, rows = self.concatenated_inputs(
                 chosen_ids, c_mask, reject_ids, r_mask, list(lengths)
             )
-            self._batch = (chosen_ids, make_batch(ids, attention, rows, packed=self.packing_samples))
-        assert self._batch[1] is not None
-        return self._batch[1]
+            batch = make_batch(ids, attention, rows, packed=self.packing_samples)
+        self._batch = (chosen_ids, batch)
+        return batch
 
     def _recorded(self) -> dict[str, Tensor]:
         """Feature means of the reference's last forward pass, over the shards of all processes."""
