@@ -6,6 +6,7 @@ run` measures them and the supervised model, `eval-harness gate` decides; the CS
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -53,31 +54,31 @@ def study(
     """Gate every method of METHODS in the named domains, trained before, by the named suites."""
     table = Table(out / "capability.csv", ["domain", "method", "suite"])
     scale = PREFERENCES[scale_name]
+    limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
+    inputs = {"reasoning": _tasks, "faithfulness": _documents}
+    # The same tasks and documents for every domain.
+    ready = {
+        suite: (preset, gates, [*options, *inputs[suite](root, work), *limit])
+        for preset, gates, options in SUITES
+        if (suite := preset.split(":")[0]) in suites
+    }
     for name in names:
         sweep = read(out / f"{name}.csv")
         if not sweep:
             raise UserError(f"{out / name}.csv: got no rows, expected the sweep; run the part {name} first")
-        chosen = select(sweep, scale.budgets[-1])
-        limit = ["--limit", str(scale.evaluated)] if scale.evaluated else []
-        for preset, gates, options in SUITES:
-            suite = preset.split(":")[0]
-            if suite not in suites:
+        chosen, seed = select(sweep, scale.budgets[-1]), scale.seeds[0]
+        for suite, method in itertools.product(ready, METHODS):
+            if method not in chosen or table.has(domain=name, method=method, suite=suite):
                 continue
-            inputs = _tasks(root, work) if suite == "reasoning" else _documents(root, work)
-            for method in METHODS:
-                if method not in chosen or table.has(domain=name, method=method, suite=suite):
-                    continue
-                choice, seed = chosen[method], scale.seeds[0]
-                kept = policy_file(work / name / "policies", method, choice.beta, seed, choice.step)
-                folder = export(work / name / "reference", kept, work / name / "models" / kept.stem)
-                where = work / name / "eval" / f"{suite}-{kept.stem}"
-                decision = gate(
-                    folder, work / name / "reference", where, preset, gates, [*options, *inputs, *limit]
-                )
-                about = {"domain": name, "method": method, "beta": choice.beta, "step": choice.step}
-                about |= {"seed": seed, "suite": suite, "preset": preset}
-                table.add({**about, **row} for row in rows_of(decision))
-                print(f"gated {name}, {suite}, {method}: {decision['verdict']}", flush=True)
+            (preset, gates, options), choice = ready[suite], chosen[method]
+            kept = policy_file(work / name / "policies", method, choice.beta, seed, choice.step)
+            folder = export(work / name / "reference", kept, work / name / "models" / kept.stem)
+            where = work / name / "eval" / f"{suite}-{kept.stem}"
+            decision = gate(folder, work / name / "reference", where, preset, gates, options)
+            about = {"domain": name, "method": method, "beta": choice.beta, "step": choice.step}
+            about |= {"seed": seed, "suite": suite, "preset": preset}
+            table.add({**about, **row} for row in rows_of(decision))
+            print(f"gated {name}, {suite}, {method}: {decision['verdict']}", flush=True)
 
 
 def export(reference: Path, kept: Path, folder: Path) -> Path:
