@@ -12,36 +12,38 @@ from torch import Tensor
 from sparsepo_plugin.fused.rows import RowStatistics, Tile, kl
 
 
-class _Normaliser:
-    """log sum exp of columns that come in slices, [n]."""
+class _RunningSoftmax:
+    """log sum exp, and the logit of the target, over columns that come in slices; each [n]."""
 
     def __init__(self, like: Tensor) -> None:
         # Finite, so that a slice of -inf alone adds 0 and not nan.
-        self._peak = torch.full_like(like, torch.finfo(like.dtype).min)
-        self._total = torch.zeros_like(like)
+        self.peak = torch.full_like(like, torch.finfo(like.dtype).min)
+        self.total, self._chosen = torch.zeros_like(like), torch.zeros_like(like)
 
-    def add(self, logits: Tensor) -> Tensor:
+    def add(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Take in a slice, [n, slice], and make it relative to the peak.
+
+        Args:
+          logits: overwritten.
+          targets: column of every row's target; outside the slice if it is none of its columns.
 
         Returns:
           What sums of exp(logit - peak) so far are to be multiplied with, [n].
         """
-        peak = torch.maximum(self._peak, logits.amax(-1))
-        factor = (self._peak - peak).exp_()
-        self._peak = peak
-        self._total.mul_(factor).add_(logits.sub_(peak[:, None]).exp().sum(-1))
+        width = logits.shape[1]
+        chosen = logits.gather(1, targets.clamp(0, width - 1)[:, None]).squeeze(1)
+        self._chosen = torch.where((targets >= 0) & (targets < width), chosen, self._chosen)
+        peak = torch.maximum(self.peak, logits.amax(-1))
+        factor = (self.peak - peak).exp_()
+        self.peak = peak
+        self.total.mul_(factor).add_(logits.sub_(peak[:, None]).exp().sum(-1))
         return factor
 
     def lse(self) -> Tensor:
-        return self._peak + self._total.log()
+        return self.peak + self.total.log()
 
-    def mean(self, total: Tensor) -> Tensor:
-        """A sum over columns of exp(logit - peak) times something, as the mean of that something."""
-        return total / self._total
-
-    @property
-    def peak(self) -> Tensor:
-        return self._peak
+    def logps(self) -> Tensor:
+        return self._chosen - self.lse()
 
 
 class RunningStatistics:
@@ -53,48 +55,41 @@ class RunningStatistics:
     Args:
       targets: token ids, [n].
       like: a tensor of the tiles' dtype and device.
-      with_kl: also the KL.
+      with_reference: tiles have the reference's logits too.
+      with_kl: also the KL; needs a reference.
     """
 
-    def __init__(self, targets: Tensor, like: Tensor, with_kl: bool) -> None:
+    def __init__(self, targets: Tensor, like: Tensor, *, with_reference: bool, with_kl: bool) -> None:
         zeros = torch.zeros(targets.shape, dtype=like.dtype, device=like.device)
         self._targets, self._with_kl = targets, with_kl
-        self._policy, self._reference = _Normaliser(zeros), _Normaliser(zeros)
-        self._chosen, self._reference_chosen, self._terms = zeros, zeros.clone(), zeros.clone()
+        self._policy = _RunningSoftmax(zeros)
+        self._reference = _RunningSoftmax(zeros) if with_reference else None
+        self._terms = zeros
         self._guess: Tensor | None = None
-        self._judged = False
 
     def add(self, tile: Tile, start: int) -> None:
         """Take in mapped logits [n, slice] of the token ids from ``start`` on; they are overwritten."""
-        z, r = tile
-        inside = (self._targets >= start) & (self._targets < start + z.shape[1])
-        column = (self._targets - start).clamp(0, z.shape[1] - 1)[:, None]
-        self._chosen = torch.where(inside, z.gather(1, column).squeeze(1), self._chosen)
-        self._policy.add(z)
-        if r is None:
+        (z, r), policy, reference = tile, self._policy, self._reference
+        targets = self._targets - start
+        policy.add(z, targets)
+        if reference is None or r is None:
             return
-        self._judged = True
-        self._reference_chosen = torch.where(inside, r.gather(1, column).squeeze(1), self._reference_chosen)
-        factor = self._reference.add(r)
+        factor = reference.add(r, targets)
         if self._with_kl:
             if self._guess is None:
-                self._guess = (self._policy.lse() - self._reference.lse()).nan_to_num_()
+                self._guess = (policy.lse() - reference.lse()).nan_to_num_()
             # Both are relative to their peaks now.
-            between = self._policy.peak - self._reference.peak - self._guess
-            x = z.sub_(r).add_(between[:, None])
+            x = z.sub_(r).add_((policy.peak - reference.peak - self._guess)[:, None])
             self._terms.mul_(factor).add_(kl(x, r))
 
     def result(self) -> tuple[RowStatistics, Tensor | None]:
         """The statistics, and how far off the guess was, [n]; None without a KL."""
-        lse = self._policy.lse()
-        if not self._judged:
-            return RowStatistics(self._chosen - lse, lse, None, None, None), None
-        reference_lse = self._reference.lse()
-        found = RowStatistics(
-            self._chosen - lse, lse, self._reference_chosen - reference_lse, reference_lse, None
-        )
+        policy, reference = self._policy, self._reference
+        if reference is None:
+            return RowStatistics(policy.logps(), policy.lse(), None, None, None), None
+        found = RowStatistics(policy.logps(), policy.lse(), reference.logps(), reference.lse(), None)
         if self._guess is None:
             return found, None
-        off = lse - reference_lse - self._guess
-        value = (self._reference.mean(self._terms) - (off.expm1() - off)).clamp_(min=0)
+        off = policy.lse() - reference.lse() - self._guess
+        value = (self._terms / reference.total - (off.expm1() - off)).clamp_(min=0)
         return found._replace(kl=value), off

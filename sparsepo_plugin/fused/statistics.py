@@ -205,7 +205,8 @@ def _forward(
 def _by_slices(policy: _Side, reference: _Side | None, targets: Tensor, with_kl: bool) -> RowStatistics:
     """All rows, one slice of the vocabulary after the other."""
     like = policy.hidden.new_empty(0, dtype=_compute_dtype(policy.hidden.dtype))
-    running, everything = RunningStatistics(targets, like, with_kl), slice(0, len(targets))
+    running = RunningStatistics(targets, like, with_reference=reference is not None, with_kl=with_kl)
+    everything = slice(0, len(targets))
     for part in _slices(len(targets), len(policy.weight), policy.hidden):
         tile = Tile(
             policy.tile(everything, part), None if reference is None else reference.tile(everything, part)
