@@ -64,7 +64,7 @@ STUDY_PAGE ?= $(if $(SMALL),runs/study-small/study.md,docs/study.md)
 STUDY_WORK ?= $(if $(SMALL),runs/study-small,runs/study)
 STUDY_PARTS ?= sentiment longer helpful harmless summaries capability report
 study: install
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.study --data $(DATA) \
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m study --data $(DATA) \
 	  --scale $(if $(SMALL),small,full) --out $(STUDY_OUT) --work $(STUDY_WORK) --page $(STUDY_PAGE) --parts $(STUDY_PARTS)
 
 # Build the wheel and test it from another folder, without the source tree in sight.

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from eval_harness.decide import judge
-from eval_harness.output import write_text
+from eval_harness.gate.decide import judge
+from eval_harness.run.folder import write_text
 from eval_harness.stats.multiple import holm
 from eval_harness.stats.paired import paired
 from eval_harness.stats.power import keep_power
@@ -26,7 +26,7 @@ from eval_harness.stats.power import keep_power
 ALPHA = 0.05
 
 
-class Case(NamedTuple):
+class Example(NamedTuple):
     """What is drawn; `share` correlates the latent values of a cluster, `graded` scores are not 0 or 1."""
 
     items: int
@@ -44,22 +44,22 @@ class Case(NamedTuple):
 
 
 BINARY = [
-    Case(100, 0.06, 0.06),
-    Case(100, 0.15, 0.10),
-    Case(200, 0.10, 0.06),
-    Case(285, 0.10, 0.05),
-    Case(500, 0.20, 0.05),
-    Case(1319, 0.15, 0.03),
+    Example(100, 0.06, 0.06),
+    Example(100, 0.15, 0.10),
+    Example(200, 0.10, 0.06),
+    Example(285, 0.10, 0.05),
+    Example(500, 0.20, 0.05),
+    Example(1319, 0.15, 0.03),
 ]
 CLUSTERED = [
-    Case(150, 0.10, 0.08, 3, 0.3),
-    Case(300, 0.15, 0.06, 3, 0.8),
-    Case(500, 0.10, 0.05, 5, 0.5),
-    Case(750, 0.20, 0.05, 3, 0.5),
-    Case(1200, 0.15, 0.05, 3, 1.0),
+    Example(150, 0.10, 0.08, 3, 0.3),
+    Example(300, 0.15, 0.06, 3, 0.8),
+    Example(500, 0.10, 0.05, 5, 0.5),
+    Example(750, 0.20, 0.05, 3, 0.5),
+    Example(1200, 0.15, 0.05, 3, 1.0),
 ]
-GRADED = [Case(60, 0.0225, 0.05, 1, 0, True), Case(150, 0.0225, 0.05, 3, 0.5, True)]
-FEW = [Case(200, 0.10, 0.05, 10, 0.5), Case(60, 0.20, 0.15, 6, 0.5)]
+GRADED = [Example(60, 0.0225, 0.05, 1, 0, True), Example(150, 0.0225, 0.05, 3, 0.5, True)]
+FEW = [Example(200, 0.10, 0.05, 10, 0.5), Example(60, 0.20, 0.15, 6, 0.5)]
 
 
 def draw(case, drop, rng):

@@ -25,15 +25,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sparsepo_plugin import metrics, registry
-from sparsepo_plugin.activations import GROUPS, Recorder, find_sites
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
 from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.forward.activations import GROUPS, Recorder, find_sites
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, token_stats
 from sparsepo_plugin.loss_table import between
 from sparsepo_plugin.masks.activation import activation_mask
 from sparsepo_plugin.masks.learned import INITIALISATIONS
-from sparsepo_plugin.token_stats import IGNORE_INDEX, token_stats
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
 
 TRAIN, HELD_OUT, STEPS, BATCH, SAMPLES, RATE = 600, 200, 180, 16, 192, 3e-4
@@ -171,7 +171,7 @@ class Experiment(NamedTuple):
     """A row of RUNS under way."""
 
     room: Lab
-    objective: Objective
+    objective: ConfiguredLoss
     beta: float
     masks: nn.Module
     policy: PreTrainedModel
@@ -196,7 +196,7 @@ def prepare(name: str, seed: int) -> Experiment:
     """Build policy and masks of a row of RUNS."""
     loss_name, beta, given = RUNS[name]
     room, loss = lab(seed), registry.get(loss_name)
-    objective = Objective(loss, loss.options.build(given), reference_shape(room.reference.config))
+    objective = ConfiguredLoss(loss, loss.options.build(given), reference_shape(room.reference.config))
     policy = tiny.build_model(room.tokenizer, seed=seed)
     policy.load_state_dict(room.reference.state_dict())
     policy.requires_grad_(True)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-import eval_harness.scorers  # noqa: F401 - registers them
-from eval_harness.scoring.cases import Case, Device
-from eval_harness.scoring.catalog import Wanted, build_scorer
-from eval_harness.scoring.pairs import PairClassifier, pair_classifier
-from eval_harness.sentences import split_sentences
+import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
+from eval_harness.faithfulness.examples import Device, Example
+from eval_harness.faithfulness.networks.pairs import PairClassifier, pair_classifier
+from eval_harness.faithfulness.registry import ScorerSpec, build_scorer
+from eval_harness.faithfulness.text.sentences import split_sentences
 
 # Layers, width: a test model, a small one (like MiniLM), a base model.
 SIZES = {"tiny": (2, 64), "small": (6, 384), "base": (12, 768)}
@@ -83,7 +83,7 @@ def make_cases(documents, sentences, samples, shared, seed):
             " ".join(rng.choice(pool) if rng.random() < shared else sentence() for _ in range(3))
             for _ in range(samples)
         ]
-        cases.append(Case(" ".join(sentence() for _ in range(sentences)), tuple(summaries)))
+        cases.append(Example(" ".join(sentence() for _ in range(sentences)), tuple(summaries)))
     return cases
 
 
@@ -103,7 +103,7 @@ def one_at_a_time(classifier, pairs):
 def compare(folder, cases, rounds, batch_tokens):
     """Ratios per round and what they are of."""
     run_on = Device("cpu", batch_tokens=batch_tokens)
-    scorer = build_scorer(Wanted("summac-zs", {"model": str(folder)}), run_on)
+    scorer = build_scorer(ScorerSpec("summac-zs", {"model": str(folder)}), run_on)
     classifier: PairClassifier = pair_classifier(folder, "nli", run_on)
     every = [
         (d, s)

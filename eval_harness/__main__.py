@@ -2,6 +2,6 @@
 
 import sys
 
-from eval_harness.cli import main
+from eval_harness.cli.app import main
 
 sys.exit(main())

@@ -120,7 +120,7 @@ def _demo(out: str, seed: int) -> None:
 
 def _list(model: str | None, readme: list[Path] | None) -> None:
     if model:
-        from sparsepo_plugin.adapters.sites import describe_sites
+        from sparsepo_plugin.forward.sites import describe_sites
 
         print(describe_sites(model))
     elif readme:

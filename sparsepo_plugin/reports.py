@@ -30,11 +30,11 @@ def run(known: argparse.Namespace) -> None:
       UserError: bad input, or a run of a sweep that failed.
     """
     if known.command == "view":
-        from sparsepo_plugin.view.page import view
+        from sparsepo_plugin.report.view.page import view
 
         view(known.record, known.output)
     elif known.command == "plot":
-        from sparsepo_plugin.plots.training import plot
+        from sparsepo_plugin.report.plots.training import plot
 
         plot(known.runs, known.output)
     else:

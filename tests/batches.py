@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions, sparsepo
-from sparsepo_plugin.scores import masked_scores
-from sparsepo_plugin.token_stats import token_stats
+from sparsepo_plugin.objective import masked_scores
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceShape, TokenStats
 
 BETA = 0.3

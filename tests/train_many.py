@@ -20,8 +20,8 @@ from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 import_openrlhf()
 from openrlhf.models import Actor  # noqa: E402
 
-from sparsepo_plugin.fused import rows  # noqa: E402
-from sparsepo_plugin.states import BlockStates  # noqa: E402
+from sparsepo_plugin.forward.block_states import BlockStates  # noqa: E402
+from sparsepo_plugin.forward.statistics import rows  # noqa: E402
 
 
 def counting() -> dict[str, int]:

@@ -171,7 +171,7 @@ from dataclasses import dataclass
 from torch.nn.functional import softplus
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import masked_scores, sigmoid_loss
+from sparsepo_plugin.objective import masked_scores, sigmoid_loss
 
 @dataclass(frozen=True)
 class GentleOptions(LossOptions):

@@ -18,10 +18,10 @@ from benchmarks.step.models import Models
 from benchmarks.step.workloads import PAD, PairBatch
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters import prefix
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
-from sparsepo_plugin.adapters.reading import Reader, Reading, statistics
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
+from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput, statistics
+from sparsepo_plugin.forward.window import ResponseWindow, response_window
 from sparsepo_plugin.types import ReferenceState, TokenStats
-from sparsepo_plugin.window import ResponseWindow, response_window
 
 BETA, SEED = 0.1, 0
 
@@ -80,7 +80,7 @@ class PlainDPO(_Bare):
 class PlainSparsePO(_Bare):
     """SparsePO written down as the formula stands: whole distributions of both models at every position."""
 
-    def __init__(self, models: Models, objective: Objective) -> None:
+    def __init__(self, models: Models, objective: ConfiguredLoss) -> None:
         self.models, self.objective = models, objective
         self.mask_source = objective.build_masks(SEED).to(next(models.policy.parameters()).device)
 
@@ -119,7 +119,7 @@ class Ours:
     def __init__(
         self,
         models: Models,
-        objective: Objective,
+        objective: ConfiguredLoss,
         *,
         head: str = "auto",
         shared: bool = True,
@@ -128,8 +128,8 @@ class Ours:
         self.models, self.objective = models, objective
         device = next(models.policy.parameters()).device
         self.mask_source = objective.build_masks(SEED).to(device)
-        self._policy = Reader(models.policy, mode=head)
-        self._reference = Reader(models.reference, mode=head, states=objective.needs.hidden_states)
+        self._policy = ForwardRunner(models.policy, mode=head)
+        self._reference = ForwardRunner(models.reference, mode=head, states=objective.needs.hidden_states)
         self._attention, self._shared = attention, False
         with self.ready():
             for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
@@ -162,13 +162,13 @@ class Ours:
         )
         return self.objective.evaluate(stats, masks, BETA).losses.mean()
 
-    def _shared_reading(self, batch: PairBatch) -> tuple[Reading, Reading]:
+    def _shared_reading(self, batch: PairBatch) -> tuple[ModelOutput, ModelOutput]:
         lengths = torch.tensor(batch.prompts, device=batch.chosen[0].device)
         rows = prefix.shared_rows(*batch.chosen, *batch.rejected, lengths)
         inputs = {"attention_mask": rows.attention_mask}
         return self._read(rows.token_ids, inputs, rows.window, prefix.sharing(rows), prefix.sharing(rows))
 
-    def _separate_reading(self, batch: PairBatch) -> tuple[Reading, Reading]:
+    def _separate_reading(self, batch: PairBatch) -> tuple[ModelOutput, ModelOutput]:
         ids, attention, response = two_rows(batch)
         window = response_window(ids, ids.masked_fill(~response, -100))
         inputs = {"attention_mask": attention, "position_ids": positions(attention)}
@@ -180,7 +180,7 @@ class Ours:
         inputs: dict[str, Tensor],
         window: ResponseWindow,
         *running: AbstractContextManager[None],
-    ) -> tuple[Reading, Reading]:
+    ) -> tuple[ModelOutput, ModelOutput]:
         with running[0]:
             policy = self._policy.read(lambda **asked: self.models.policy(ids, **inputs, **asked), window)
         with running[1], torch.no_grad():
@@ -190,7 +190,7 @@ class Ours:
         return policy, reference
 
 
-def objective_of(name: str, models: Models) -> Objective:
+def objective_of(name: str, models: Models) -> ConfiguredLoss:
     """A registered loss with its default options, for these models."""
     loss = registry.get(name)
-    return Objective(loss, loss.options.build({}), reference_shape(models.reference.config))
+    return ConfiguredLoss(loss, loss.options.build({}), reference_shape(models.reference.config))

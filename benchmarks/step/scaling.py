@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.step.measure import Run, Usage, Worker
-from sparsepo_plugin.fused import HeadWeights, ReferenceRows, fused_statistics
-from sparsepo_plugin.fused.tap import open_head
+from sparsepo_plugin.forward.head import open_head
+from sparsepo_plugin.forward.statistics import HeadWeights, ReferenceRows, fused_statistics
 
 HIDDEN, LARGEST_PLAIN = 64, 1 << 27
 Statistics = tuple[Tensor, Tensor, Tensor]

@@ -4,9 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from eval_harness.checkpoint import sha
 from eval_harness.judges.types import FAILED, Answer, Judge, Question
-from eval_harness.store import AnswerStore
+from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.reference import sha
 
 VERSION = 1  # of what a stored answer depends on
 

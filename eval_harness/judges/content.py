@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from eval_harness.checkpoint import identity, resolve
+from eval_harness.models.reference import identity, resolve
 
 
 @lru_cache

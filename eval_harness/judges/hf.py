@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eval_harness import engines
-from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
 from eval_harness.judges.content import content
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
-from eval_harness.settings import Settings
+from eval_harness.models import engines
+from eval_harness.models.reference import chat_template, resolve
+from eval_harness.models.settings import Settings
 
 
 @register_judge("hf")
@@ -64,7 +64,7 @@ class HFJudge(LocalJudge):
         with engines.loading():
             import transformers
 
-            from eval_harness.generation.hf import load_causal
+            from eval_harness.models.generation.hf import load_causal
 
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer))
             model = load_causal(ref, settings)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from eval_harness.files import read_annotations
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, LocalJudge, Question
-from eval_harness.rows import read_annotations
 
 
 @register_judge("recorded")

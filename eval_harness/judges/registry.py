@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from eval_harness.errors import UserError
 from eval_harness.judges.templates import Template, load_template
 from eval_harness.judges.types import PAIR, Judge
-from eval_harness.registry import near
+from eval_harness.run.registry import near
 
 C = TypeVar("C", bound=type)
 _JUDGES: dict[str, type] = {}

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eval_harness import engines
-from eval_harness.checkpoint import chat_template, resolve
 from eval_harness.errors import UserError
 from eval_harness.judges.content import content
 from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import Answer, Cost, LocalJudge, Question
+from eval_harness.models import engines
+from eval_harness.models.reference import chat_template, resolve
 
 Key = tuple[str, str]  # prompt (or document), text
 

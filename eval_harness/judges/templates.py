@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.checkpoint import sha
 from eval_harness.errors import UserError
 from eval_harness.judges.types import PAIR, RATING, UNPARSABLE, Answer
-from eval_harness.presets import check_keys, preset_folder
-from eval_harness.registry import near
+from eval_harness.models.reference import sha
+from eval_harness.reasoning.preset import check_keys, preset_folder
+from eval_harness.run.registry import near
 
 _KEYS = {"version", "kind", "title", "system", "user", "labels", "scale", "pattern", "max_tokens"}
 _PLACE = re.compile(r"\{(\w+)\}")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.checkpoint import sha
 from eval_harness.errors import UserError
+from eval_harness.files import read_rows
 from eval_harness.judges import Judge, ask
-from eval_harness.output import write_text
-from eval_harness.rows import read_rows
+from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.reference import sha
+from eval_harness.run.folder import write_text
 from eval_harness.stats.agreement import cohen_kappa
-from eval_harness.store import AnswerStore
 from eval_harness.win_rate.comparisons import Comparison, judgements, questions, tally
 from eval_harness.win_rate.summary import win_rate
 

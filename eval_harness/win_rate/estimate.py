@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eval_harness.judges.ask import open_questions
 from eval_harness.judges.types import Judge
-from eval_harness.store import AnswerStore
+from eval_harness.models.answer_store import AnswerStore
 from eval_harness.win_rate.comparisons import Comparison, questions
 from eval_harness.win_rate.preset import WinRatePreset
 from eval_harness.win_rate.texts import Slot

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.jobs import Job
+from eval_harness.files import read_prompts
 from eval_harness.judges import Judge, read_judge
-from eval_harness.rows import read_prompts
+from eval_harness.run.job import Job
 from eval_harness.win_rate.preset import WinRatePreset, read_sampling
 
 

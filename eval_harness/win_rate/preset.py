@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.generation import Sampling
-from eval_harness.presets import PRESET_VERSIONS, check_keys
-from eval_harness.registry import near
+from eval_harness.models.generation import Sampling
+from eval_harness.reasoning.preset import PRESET_VERSIONS, check_keys
+from eval_harness.run.registry import near
 
 _KEYS = {
     "version",

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from eval_harness.checkpoint import ModelRef, sha
 from eval_harness.errors import UserError
-from eval_harness.generation import Sampling, generate, plan_generation
-from eval_harness.generation.run import Generation
-from eval_harness.generation.types import Sample, Written
-from eval_harness.rows import read_outputs
-from eval_harness.settings import Settings
-from eval_harness.store import AnswerStore
+from eval_harness.files import read_outputs
+from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.generation import Sampling, generate, plan_generation
+from eval_harness.models.generation.run import Generation
+from eval_harness.models.generation.types import Sample, Written
+from eval_harness.models.reference import ModelRef, sha
+from eval_harness.models.settings import Settings
 from eval_harness.types import ModelIdentity
 from eval_harness.win_rate.preset import WinRatePreset, task_name
 

@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sparsepo_plugin import checkpoint, metrics
-from sparsepo_plugin.adapters.run_log import METRICS_FILE
 from sparsepo_plugin.demo import choices, duel, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
-from sparsepo_plugin.plots.training import plot
-from sparsepo_plugin.view.page import view
+from sparsepo_plugin.report.plots.training import plot
+from sparsepo_plugin.report.view.page import view
+from sparsepo_plugin.run_folder.run_log import METRICS_FILE
 
 TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS, CHOICE_ITEMS = 800, 300, 600, 600
 SUPERVISED_STEPS, EPOCHS, BATCH, MAX_LEN = 300, 3, 16, 64

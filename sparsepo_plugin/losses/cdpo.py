@@ -8,9 +8,9 @@ from typing import cast
 from torch.nn.functional import logsigmoid
 
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.objective import masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import masked_scores, sigmoid_loss
 from sparsepo_plugin.types import LossOutput, Masks, TokenStats
 
 

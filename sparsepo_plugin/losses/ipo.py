@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sparsepo_plugin.objective import masked_scores
 from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import masked_scores
 from sparsepo_plugin.types import LossOutput, Masks, TokenStats
 
 

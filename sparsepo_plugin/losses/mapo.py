@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsepo_plugin.activations import parse_groups
+from sparsepo_plugin.forward.activations import parse_groups
 from sparsepo_plugin.masks.activation import ActivationMasks
+from sparsepo_plugin.objective import masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import masked_scores, sigmoid_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, ReferenceShape, TokenStats
 
 

@@ -13,9 +13,9 @@ from sparsepo_plugin.masks.learned import INITIALISATIONS, LearnedMasks, MaskDes
 from sparsepo_plugin.masks.ones import OnesMask
 from sparsepo_plugin.masks.random import RandomMasks
 from sparsepo_plugin.masks.shaping import ACTIVATIONS
+from sparsepo_plugin.objective import mask_l1, masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import mask_l1, masked_scores, sigmoid_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, ReferenceShape, TokenStats
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sparsepo_plugin.objective import masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import masked_scores, sigmoid_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, TokenStats
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import cast
 
+from sparsepo_plugin.objective import PairScores, masked_kl, masked_log_ratios, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
-from sparsepo_plugin.scores import PairScores, masked_kl, masked_log_ratios, sigmoid_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, TokenStats
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparsepo_plugin.activations import GROUPS
+from sparsepo_plugin.forward.activations import GROUPS
 from sparsepo_plugin.masks.shaping import rescale
 from sparsepo_plugin.types import Masks, ReferenceState
 

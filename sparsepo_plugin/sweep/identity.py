@@ -12,7 +12,7 @@ import yaml
 
 from sparsepo_plugin import config
 from sparsepo_plugin.adapters.openrlhf import flags
-from sparsepo_plugin.plots.groups import identity
+from sparsepo_plugin.report.plots.groups import identity
 
 _INPUTS = ("model.model_name_or_path", "ref.model_name_or_path", "data.dataset", "eval.dataset")
 _CHUNK = 1 << 22

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsepo_plugin import own_files
+from sparsepo_plugin import files as own_files
 from sparsepo_plugin.adapters.openrlhf import flags, preflight
 from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import RunFailedError, UserError
-from sparsepo_plugin.plots import frontier, style
+from sparsepo_plugin.report.plots import frontier, style
 from sparsepo_plugin.sweep import grid as grids
 from sparsepo_plugin.sweep import identity, process, table
 

@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin import run_files
-from sparsepo_plugin.plots.frontier import by_beta, spread
+from sparsepo_plugin.report.plots.frontier import by_beta, spread
+from sparsepo_plugin.run_folder import reader as run_files
 
 _METRICS = ("accuracy", "accuracy_unmasked", "margin", "margin_unmasked", "sequence_kl")
 _MASKS = ("reward_mask_sparsity", "kl_mask_sparsity", "reward_mask_mean", "kl_mask_mean")

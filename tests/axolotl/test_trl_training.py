@@ -20,7 +20,7 @@ from sparsepo_plugin.adapters.trl import reference as reference_module
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
-from sparsepo_plugin.fused import rows as fused_rows
+from sparsepo_plugin.forward.statistics import rows as fused_rows
 from sparsepo_plugin.types import ReferenceState
 
 LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}

@@ -30,7 +30,7 @@ def models(tmp_path_factory):
 
 
 def run(models, candidate, baseline, out):
-    from eval_harness.cli import main
+    from eval_harness.cli.app import main
 
     task = models / "win_rate"
     args = ["run", "--model", models / candidate, "--baseline", models / baseline, "--out", models / out]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_harness import engines
+from eval_harness.models import engines
 
 from . import tiny
 
@@ -86,7 +86,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def cli(tmp_path, data):
     """Run the command line in this process: cli("--model", ...) with a fresh cache; returns the exit code."""
-    from eval_harness.cli import main
+    from eval_harness.cli.app import main
 
     def call(*args, command="run", cache=tmp_path / "cache", mapping=data, out=tmp_path / "out"):
         fixed = ["--data", mapping, "--cache", cache, "--out", out, "--device", "cpu", "--punkt-standin"]

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 
-from eval_harness.output import write_run
+from eval_harness.run.folder import write_run
 from eval_harness.types import ItemRecord, ModelIdentity, Score, SuiteResult
 
 METRIC = "acc,none"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from eval_harness.cli import main
+from eval_harness.cli.app import main
 from eval_harness.win_rate.agreement import read_pairs
 
 from .judge_server import Judge

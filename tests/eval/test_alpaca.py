@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eval_harness.cli import main
+from eval_harness.cli.app import main
 from eval_harness.errors import UserError
-from eval_harness.output import read_items, read_result
-from eval_harness.rows import read_annotations
+from eval_harness.files import read_annotations
+from eval_harness.run.folder import read_items, read_result
 from eval_harness.win_rate import official
 from eval_harness.win_rate.comparisons import METRIC
 

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 
-from eval_harness import engines
+from eval_harness.models import engines
 
 from . import tiny
 from .conftest import BBH
@@ -18,7 +18,7 @@ def refused(cli, capfd, tmp_path, monkeypatch):
 
     def call(*args, loads=False, **kwargs):
         asked = []
-        monkeypatch.setattr("eval_harness.resume.Journal.answer", lambda *a: asked.append(a))
+        monkeypatch.setattr("eval_harness.reasoning.answer_cache.AnswerCache.answer", lambda *a: asked.append(a))
         if not loads:
             monkeypatch.setattr(engines, "load_engine", lambda *a: asked.append(a))
         capfd.readouterr()
@@ -190,14 +190,14 @@ def test_missing_packages(refused, model_a, monkeypatch, task, module, extra):
 
 
 def test_another_lm_eval(refused, model_a, monkeypatch):
-    monkeypatch.setattr("eval_harness.preflight.LM_EVAL", "0.5.0")
+    monkeypatch.setattr("eval_harness.reasoning.preflight.LM_EVAL", "0.5.0")
     assert "expected: 0.5.0" in refused("--model", model_a, "--tasks", BBH)
 
 
 def test_punkt_missing_and_no_standin(model_a, data, tmp_path, capfd, monkeypatch):
     import nltk
 
-    from eval_harness.cli import main
+    from eval_harness.cli.app import main
 
     monkeypatch.setattr(nltk.data, "path", [])
     args = [
@@ -216,7 +216,7 @@ def test_punkt_missing_and_no_standin(model_a, data, tmp_path, capfd, monkeypatc
     assert main([str(a) for a in args]) == 2
     assert "--punkt-standin" in capfd.readouterr().err
     # and a stand-in left on NLTK's path by another run is not taken for the real data
-    from eval_harness.punkt import find_punkt, install_standin
+    from eval_harness.reasoning.punkt import find_punkt, install_standin
 
     install_standin(tmp_path / "nltk")
     assert find_punkt() == "standin"
@@ -233,7 +233,7 @@ def test_disk_full_while_writing_leaves_nothing_half_written(cli, model_a, capfd
     import errno
     import os
 
-    from eval_harness import output
+    from eval_harness.run import folder as output
 
     sync = os.fsync
 

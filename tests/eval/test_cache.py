@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from eval_harness import engines
-from eval_harness.output import read_items, read_result
+from eval_harness.models import engines
+from eval_harness.run.folder import read_items, read_result
 
 from .conftest import BBH
 
@@ -63,7 +63,7 @@ def test_changed_generation_settings_re_evaluate_generated_answers_only(cli, mod
 
 
 def test_changed_task_version_re_evaluates(cli, model_a, tmp_path, monkeypatch):
-    from eval_harness import tasks
+    from eval_harness.reasoning import tasks
 
     args = ["--model", model_a, "--tasks", f"{BBH},leaderboard_bbh_navigate", *FAST]
     assert cli(*args) == 0

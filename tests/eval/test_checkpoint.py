@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from eval_harness.checkpoint import chat_template, identity, resolve
 from eval_harness.errors import UserError
-from eval_harness.settings import Settings, namespace
+from eval_harness.models.reference import chat_template, identity, resolve
+from eval_harness.models.settings import Settings, namespace
 
 from . import tiny
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from eval_harness.converters import arc_original, musr_choices
-from eval_harness.data import load_mapping, prepare_split, read_rows, select_rows
 from eval_harness.errors import UserError
+from eval_harness.reasoning.converters import arc_original, musr_choices
+from eval_harness.reasoning.data import load_mapping, prepare_split, read_rows, select_rows
 
 from . import tiny
 

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from eval_harness.output import read_items, read_result
+from eval_harness.run.folder import read_items, read_result
 
 from .conftest import BBH
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from eval_harness import engines, preflight
-from eval_harness.checkpoint import resolve
 from eval_harness.errors import UserError
-from eval_harness.settings import Settings
+from eval_harness.models import engines
+from eval_harness.models.reference import resolve
+from eval_harness.models.settings import Settings
+from eval_harness.reasoning import preflight
 
 from . import tiny
 
@@ -104,7 +105,7 @@ def test_the_longest_scored_request_that_fits(model_a, backend, longest):
     """hf scores context + 1 tokens, vllm context - 1: one token more is refused, none less."""
     from types import SimpleNamespace
 
-    from eval_harness.model_checks import check_context
+    from eval_harness.models.checks import check_context
 
     encode = lambda text: SimpleNamespace(input_ids=list(text))  # noqa: E731 - a token a character
     tokenizer = type("Tokenizer", (), {"__call__": staticmethod(encode)})()

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from eval_harness.cli import main
-from eval_harness.output import read_items, read_result
-from eval_harness.sentences import split_sentences
+from eval_harness.cli.app import main
+from eval_harness.faithfulness.text.sentences import split_sentences
+from eval_harness.run.folder import read_items, read_result
 
 from . import scorer_models as tiny
 from .summary_server import Summariser
@@ -121,7 +121,7 @@ def test_swapped_facts_regress_and_the_same_model_is_kept(nli, run, tmp_path, ca
 
 def test_a_run_is_whole_and_resumes(model_a, model_b, run, tmp_path, capsys, monkeypatch):
     """hf models, two temperatures, items and scores that fit; nothing is asked or scored twice."""
-    from eval_harness.scoring.pairs import PairClassifier
+    from eval_harness.faithfulness.networks.pairs import PairClassifier
 
     docs = documents(tmp_path, 5, reference="Anna sold bread in Rome.")
     nli = tiny.make_nli(tmp_path / "nli")
@@ -193,8 +193,8 @@ def test_runs_that_were_scored_otherwise_are_not_compared(run, tmp_path, capsys)
 
 
 def test_validate_says_what_it_takes_and_loads_nothing(model_a, run, tmp_path, capsys, monkeypatch):
-    from eval_harness.generation import run as generation
-    from eval_harness.scoring import models
+    from eval_harness.faithfulness.networks import loading as models
+    from eval_harness.models.generation import run as generation
 
     for module, name in ((generation, "_load"), (models, "load")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a model was loaded"))
@@ -240,7 +240,7 @@ def test_validate_says_what_it_takes_and_loads_nothing(model_a, run, tmp_path, c
 def test_bad_input_is_one_line_and_exit_code_2(
     rows, scorers, more, text, model_a, run, tmp_path, capsys, monkeypatch
 ):
-    from eval_harness.generation import run as generation
+    from eval_harness.models.generation import run as generation
 
     monkeypatch.setattr(generation, "_load", lambda *_: pytest.fail("a model was loaded"))
     odd = tiny.make_nli(tmp_path / "odd", labels=("good", "bad", "ugly"))
@@ -273,10 +273,10 @@ def test_bad_presets(old, new, text, run, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["summaries", "summaries-nli", "summaries-paper"])
 def test_shipped_presets_parse_and_name_scorers(name):
-    import eval_harness.scorers  # noqa: F401 - registers them
-    from eval_harness.runner import load_suite_preset
-    from eval_harness.scoring.cases import Device
-    from eval_harness.scoring.catalog import build_scorer
+    import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
+    from eval_harness.faithfulness.examples import Device
+    from eval_harness.faithfulness.registry import build_scorer
+    from eval_harness.run.runner import load_suite_preset
 
     found = load_suite_preset("faithfulness", name)
     for wanted in found.scorers:

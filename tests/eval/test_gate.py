@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from eval_harness.cli import main
-from eval_harness.decide import judge
-from eval_harness.output import read_items, read_result, write_run
+from eval_harness.cli.app import main
+from eval_harness.gate.decide import judge
+from eval_harness.run.folder import read_items, read_result, write_run
 from eval_harness.stats.paired import paired
 
 from .conftest import REPO
@@ -381,8 +381,8 @@ def test_validate_computes_power_and_refuses_weak_gates(place, tmp_path, capsys)
 
 
 def test_every_shipped_gates_file_is_strong_enough_and_fits_its_preset(capsys):
-    from eval_harness.gates import gate_names, load_gates
-    from eval_harness.presets import load_preset
+    from eval_harness.gate.gates import gate_names, load_gates
+    from eval_harness.reasoning.preset import load_preset
 
     assert gate_names() == ["leaderboard", "quick", "summaries", "win_rate", "win_rate-kept"]
     for name in gate_names():
@@ -430,7 +430,7 @@ def test_a_reader_that_goes_away_changes_no_exit_code(place):
 def test_a_fault_of_the_harness_does_not_read_as_regressed(place, tmp_path, capsys, monkeypatch):
     args = place()
     assert main(args) == 0
-    monkeypatch.setattr("eval_harness.decide.holm", lambda p_values: 1 / 0)
+    monkeypatch.setattr("eval_harness.gate.decide.holm", lambda p_values: 1 / 0)
     assert main(args) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert not list((tmp_path / "a" / "report").iterdir())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval_harness.cli import main
-from eval_harness.output import read_result
+from eval_harness.cli.app import main
+from eval_harness.run.folder import read_result
 from sparsepo_plugin.demo.choices import write_choice_tasks
 
 from .conftest import CHOICE_ITEMS as ITEMS

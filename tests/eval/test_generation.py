@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
-from eval_harness.checkpoint import resolve
 from eval_harness.errors import UserError
-from eval_harness.generation import Sampling, generate, plan_generation
-from eval_harness.generation.types import cut, draw_seed
-from eval_harness.settings import Settings
-from eval_harness.store import AnswerStore
+from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.generation import Sampling, generate, plan_generation
+from eval_harness.models.generation.types import cut, draw_seed
+from eval_harness.models.reference import resolve
+from eval_harness.models.settings import Settings
 
 from . import tiny
 from .judge_server import Judge
@@ -154,11 +154,11 @@ def test_chat_template_and_messages(model_a, tmp_path):
 
 KILLED = """
 import json, os, pathlib, signal, sys
-from eval_harness.checkpoint import resolve
-from eval_harness.generation import Sampling, generate, plan_generation
-from eval_harness.generation import hf
-from eval_harness.settings import Settings
-from eval_harness.store import AnswerStore
+from eval_harness.models.reference import resolve
+from eval_harness.models.generation import Sampling, generate, plan_generation
+from eval_harness.models.generation import hf
+from eval_harness.models.settings import Settings
+from eval_harness.models.answer_store import AnswerStore
 plain, calls = hf.HFGenerator.write, []
 def write(self, draws):
     if len(calls) == 3:

@@ -24,7 +24,7 @@ FILES = sorted((REPO / "eval_harness").rglob("*.py"))
     "args", [["ls"], ["ls", "--tasks"], ["--help"], ["run", "--help"], ["gate", "--help"]]
 )
 def test_works_without_any_heavy_package(args):
-    code = BLOCK.format(names=HEAVY) + f"from eval_harness.cli import main\nsys.exit(main({args!r}))"
+    code = BLOCK.format(names=HEAVY) + f"from eval_harness.cli.app import main\nsys.exit(main({args!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -35,7 +35,7 @@ def test_meta_works_without_any_heavy_package(model_a):
 
     code = (
         BLOCK.format(names=HEAVY)
-        + f"from eval_harness.cli import main\nsys.exit(main(['meta', {str(model_a)!r}]))"
+        + f"from eval_harness.cli.app import main\nsys.exit(main(['meta', {str(model_a)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-import eval_harness.scorers  # noqa: F401 - registers them
-from eval_harness.cli import main
+import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
+from eval_harness.cli.app import main
 from eval_harness.errors import UserError
-from eval_harness.scoring.cases import Case, Device
-from eval_harness.scoring.catalog import Wanted, build_scorer, digest
+from eval_harness.faithfulness.examples import Device, Example
+from eval_harness.faithfulness.registry import ScorerSpec, build_scorer, digest
 
 from .judge_server import Judge
 
@@ -38,10 +38,10 @@ def server():
 
 def built(server, tmp_path, **options):
     run_on = Device("cpu", answers=tmp_path / "answers.sqlite")
-    return build_scorer(Wanted("llm-judge", {"url": server.url, "model": "m", **options}), run_on)
+    return build_scorer(ScorerSpec("llm-judge", {"url": server.url, "model": "m", **options}), run_on)
 
 
-CASE = Case(
+CASE = Example(
     "Anna left for Rome. It rained.", ("Anna left for Rome.", "Anna left for Oslo.", "", "I am unsure.")
 )
 
@@ -60,7 +60,7 @@ def test_summaries_are_rated_and_kept(server, tmp_path, capsys):
 
 def test_by_sentence_the_weakest_counts_and_is_shown(server, tmp_path):
     summary = "Anna left for Rome. Anna left for Oslo."
-    graded = built(server, tmp_path, by_sentence=True).score([Case(CASE.document, (summary,))])[0]
+    graded = built(server, tmp_path, by_sentence=True).score([Example(CASE.document, (summary,))])[0]
     assert graded.values["llm_judge"] == (0.0,)
     assert graded.evidence[0][0] == ("Anna left for Rome.", "Anna left for Oslo.", 0.0)
     assert digest(built(server, tmp_path, by_sentence=True)) != digest(built(server, tmp_path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval_harness.cli import main
+from eval_harness.cli.app import main
 from eval_harness.stats.label_agreement import agreement
 
 from .conftest import REPO

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.normalise import lower_bound, mean, normalise, weighted_mean
-from eval_harness.presets import load_preset
-from eval_harness.scores import group_scores
+from eval_harness.reasoning.lm_eval_results import group_scores
+from eval_harness.reasoning.normalise import lower_bound, mean, normalise, weighted_mean
+from eval_harness.reasoning.preset import load_preset
 from eval_harness.types import Score
 
 # Number of choices per BBH subtask as printed in huggingface/leaderboards,

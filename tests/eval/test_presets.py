@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-import eval_harness.suites  # noqa: F401 - registers the suites
-from eval_harness import registry
 from eval_harness.errors import UserError
-from eval_harness.presets import load_preset, parse_preset, preset_folder, preset_names, select
-from eval_harness.tasks import shipped_paths
+from eval_harness.reasoning.preset import load_preset, parse_preset, preset_folder, preset_names, select
+from eval_harness.reasoning.tasks import shipped_paths
+from eval_harness.run import registry
 
 PARTS = ("parse", "select", "describe")
 NAMES = preset_names("reasoning")

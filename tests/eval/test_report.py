@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.cli import main
-from eval_harness.reports import forest, junit, wording
-from eval_harness.reports.files import read_decision, render_all
-from eval_harness.verdicts import Decision
+from eval_harness.cli.app import main
+from eval_harness.gate.reports import forest, junit, wording
+from eval_harness.gate.reports.files import read_decision, render_all
+from eval_harness.gate.verdicts import Decision
 
 from .runs import make_items, make_run, values
 

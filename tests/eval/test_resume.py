@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from eval_harness.output import read_items, read_result
+from eval_harness.run.folder import read_items, read_result
 
 from . import tiny
 from .conftest import REPO
@@ -15,14 +15,14 @@ from .conftest import REPO
 # Slows every batch down, so that the kill surely hits the middle; the numbers are not touched.
 SLOW = """
 import sys, time
-from eval_harness import resume
-commit = resume.Journal.commit
+from eval_harness.reasoning import answer_cache as resume
+commit = resume.AnswerCache.commit
 def slow(self):
     commit(self)
     time.sleep(0.25)
 if sys.argv[1] == "slow":
-    resume.Journal.commit = slow
-from eval_harness.cli import main
+    resume.AnswerCache.commit = slow
+from eval_harness.cli.app import main
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from eval_harness.output import read_items, read_result
-from eval_harness.scores import cluster_key, value_from_items
-from eval_harness.suites.gpqa import choice_order
+from eval_harness.reasoning.gpqa import choice_order
+from eval_harness.reasoning.lm_eval_results import cluster_key, value_from_items
+from eval_harness.run.folder import read_items, read_result
 
 from . import tiny
 from .conftest import BBH
@@ -214,7 +214,7 @@ def test_cluster_key_is_a_function_of_the_column():
 
 
 def test_settings_are_frozen(model_a):
-    from eval_harness.settings import Settings
+    from eval_harness.models.settings import Settings
 
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().dtype = "float16"

@@ -4,11 +4,11 @@ import ast
 
 import pytest
 
-import eval_harness.scorers  # noqa: F401 - registers them
+import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
-from eval_harness.scoring.cases import Case, Device, checked_cases
-from eval_harness.scoring.catalog import (
-    Wanted,
+from eval_harness.faithfulness.examples import Device, Example, checked_cases
+from eval_harness.faithfulness.registry import (
+    ScorerSpec,
     build_scorer,
     digest,
     option_fields,
@@ -16,7 +16,7 @@ from eval_harness.scoring.catalog import (
     scorer_class,
     scorer_names,
 )
-from eval_harness.scoring.words import is_caseless, names, numbers, words
+from eval_harness.faithfulness.text.words import is_caseless, names, numbers, words
 
 from .conftest import REPO
 
@@ -28,14 +28,14 @@ TEXTS = [
 
 
 def built(name, **options):
-    return build_scorer(Wanted(name, options), Device("cpu"))
+    return build_scorer(ScorerSpec(name, options), Device("cpu"))
 
 
 def test_rouge_equals_the_library():
     from rouge_score.rouge_scorer import RougeScorer
 
     library = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
-    graded = built("rouge").score([Case("d", (s,), r) for s, r in TEXTS])
+    graded = built("rouge").score([Example("d", (s,), r) for s, r in TEXTS])
     for (summary, reference), own in zip(TEXTS, graded):
         # One sentence a line, which only ROUGE-Lsum looks at.
         lines = ["\n".join(t.replace(". ", ".\n").split("\n")) for t in (reference, summary)]
@@ -44,23 +44,23 @@ def test_rouge_equals_the_library():
             assert own.values[name] == (expected[name].fmeasure,)
     assert graded[0].values["rougeL"] != graded[0].values["rougeLsum"] or graded[1].values["rouge1"][0] > 0
     precision = built("rouge", against="document", measure="precision", stem=False)
-    assert precision.score([Case("a b c d", ("a b x",))])[0].values["rouge1"] == (pytest.approx(2 / 3),)
+    assert precision.score([Example("a b c d", ("a b x",))])[0].values["rouge1"] == (pytest.approx(2 / 3),)
 
 
 def test_self_bleu_equals_the_library():
     from sacrebleu.metrics import BLEU
 
     samples = ("the cat sat on the mat today", "the cat sat on a mat", "a dog ran home", "")
-    found = built("self-bleu").score([Case("d", samples)])[0].values["self_bleu"]
+    found = built("self-bleu").score([Example("d", samples)])[0].values["self_bleu"]
     bleu = BLEU(effective_order=True)
     own = [
         bleu.sentence_score(s, [t for j, t in enumerate(samples) if j != i]).score
         for i, s in enumerate(samples)
     ]
     assert found == (pytest.approx(sum(own) / 4 / 100, abs=1e-12),)
-    assert built("self-bleu").score([Case("d", ("one two three four five",) * 2)])[0].values["self_bleu"] == (
-        1.0,
-    )
+    assert built("self-bleu").score([Example("d", ("one two three four five",) * 2)])[0].values[
+        "self_bleu"
+    ] == (1.0,)
 
 
 DOCUMENT = "In Paris, Anna Smith told Reuters that 1,200 people and three dogs left on 5 May. "
@@ -80,14 +80,14 @@ DOCUMENT += "It cost 2.5 million pounds."
     ],
 )
 def test_entity_overlap_by_hand(summary, expected):
-    graded = built("entity-overlap").score([Case(DOCUMENT, (summary,))])[0]
+    graded = built("entity-overlap").score([Example(DOCUMENT, (summary,))])[0]
     assert graded.values["entity_overlap"] == (pytest.approx(expected),)
     assert bool(graded.evidence[0]) == (0 < expected < 1)
 
 
 def test_evidence_names_the_sentence_and_the_nearest_one_of_the_document():
     summary = "Anna Smith spoke. The cost in Rome was 9 million pounds."
-    graded = built("number-overlap").score([Case(DOCUMENT, (summary,))])[0]
+    graded = built("number-overlap").score([Example(DOCUMENT, (summary,))])[0]
     (found,) = graded.evidence[0]
     assert found == ("It cost 2.5 million pounds.", "The cost in Rome was 9 million pounds.", 0.0)
 
@@ -104,7 +104,7 @@ def test_evidence_names_the_sentence_and_the_nearest_one_of_the_document():
     ],
 )
 def test_number_overlap_by_hand(summary, expected):
-    assert built("number-overlap").score([Case(DOCUMENT, (summary,))])[0].values["number_overlap"] == (
+    assert built("number-overlap").score([Example(DOCUMENT, (summary,))])[0].values["number_overlap"] == (
         expected,
     )
 
@@ -122,7 +122,7 @@ def test_numbers_and_case():
 
 
 def test_novel_ngrams_by_hand():
-    graded = built("novel-ngrams").score([Case("a b c d e", ("a b x d e", "a b c d", "z", ""))])[0]
+    graded = built("novel-ngrams").score([Example("a b c d e", ("a b x d e", "a b c d", "z", ""))])[0]
     assert graded.values["novel_1grams"] == (1 / 5, 0.0, 1.0, 0.0)
     assert graded.values["novel_2grams"] == (2 / 4, 0.0, 0.0, 0.0)
     assert graded.values["novel_4grams"] == (1.0, 0.0, 0.0, 0.0)
@@ -162,10 +162,10 @@ def test_mistakes_are_named(name, options, text):
 @pytest.mark.parametrize(
     ("name", "case", "text"),
     [
-        ("rouge", Case(" \n", ("a",), "r", "row 7"), "row 7: the document is empty"),
-        ("rouge", Case("d", ("a",)), "needs a reference"),
-        ("self-bleu", Case("d", ("a",)), "at least 2"),
-        ("edna", Case("d", ("a",)), "at least 2"),
+        ("rouge", Example(" \n", ("a",), "r", "row 7"), "row 7: the document is empty"),
+        ("rouge", Example("d", ("a",)), "needs a reference"),
+        ("self-bleu", Example("d", ("a",)), "at least 2"),
+        ("edna", Example("d", ("a",)), "at least 2"),
     ],
 )
 def test_cases_that_cannot_be_scored(name, case, text):

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-import eval_harness.scorers  # noqa: F401 - registers them
+import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
-from eval_harness.scoring.cases import Case, Device
-from eval_harness.scoring.catalog import Wanted, build_scorer, digest
-from eval_harness.sentences import split_sentences
+from eval_harness.faithfulness.examples import Device, Example
+from eval_harness.faithfulness.registry import ScorerSpec, build_scorer, digest
+from eval_harness.faithfulness.text.sentences import split_sentences
 
 from . import scorer_models as tiny
 
@@ -43,7 +43,7 @@ def conv(folder):
 
 def built(name, tokens=512, **options):
     scorer = build_scorer(
-        Wanted(name, {k: _plain(v) for k, v in options.items()}), Device("cpu", batch_tokens=tokens)
+        ScorerSpec(name, {k: _plain(v) for k, v in options.items()}), Device("cpu", batch_tokens=tokens)
     )
     scorer.check()
     return scorer
@@ -63,7 +63,7 @@ def values(graded, metric):
 def test_bertscore_equals_bert_score(encoder):
     from bert_score import score
 
-    cases = [Case(d, (s,), d) for d, s in PAIRS]
+    cases = [Example(d, (s,), d) for d, s in PAIRS]
     for layer in (1, 3):
         graded = built("bertscore", model=encoder, layer=layer).score(cases)
         found = score(
@@ -95,7 +95,7 @@ def test_bertscore_equals_a_float64_computation(encoder):
             ][0]
         return torch.nn.functional.normalize(hidden, dim=-1)
 
-    graded = built("bertscore", model=encoder, layer=2).score([Case(d, (s,), d) for d, s in PAIRS[:8]])
+    graded = built("bertscore", model=encoder, layer=2).score([Example(d, (s,), d) for d, s in PAIRS[:8]])
     for (document, summary), own in zip(PAIRS[:8], graded):
         cosines = vectors(summary) @ vectors(document).T
         precision = cosines.max(1).values[1:-1].mean().item()  # without CLS and SEP
@@ -111,7 +111,7 @@ def test_bertscore_of_empty_and_long_texts(encoder):
     """An empty text scores 0; the 65th token of a text counts although the encoder takes 64."""
     scorer = built("bertscore", model=encoder, layer=2)
     words = " ".join(random.Random(0).choice(tiny.WORDS) for _ in range(150))
-    graded = scorer.score([Case("d", ("", " \n", words, words + " Tokyo"), words)])[0]
+    graded = scorer.score([Example("d", ("", " \n", words, words + " Tokyo"), words)])[0]
     f1 = graded.values["bertscore_f1"]
     assert f1[:2] == (0.0, 0.0)
     assert f1[2] == pytest.approx(1.0, abs=1e-6)
@@ -123,7 +123,7 @@ def test_bertscore_layers(encoder, folder):
         built("bertscore", model=encoder)
     with pytest.raises(UserError, match="1 to 3"):
         built("bertscore", model=encoder, layer=4)
-    from eval_harness.scoring.encoder import choose_layer
+    from eval_harness.faithfulness.networks.encoder import choose_layer
 
     wide = tiny.make_encoder(folder / "base", layers=12, width=768)
     assert choose_layer("anything", wide, 0, "bertscore") == 9  # the shape of bert-base
@@ -137,7 +137,7 @@ def test_bertscore_of_other_architectures_equals_bert_score(kind, folder):
     path = tiny.make_other_encoder(folder / kind, kind)  # bert-score tells a T5 by its name
     short = [(d, s) for d, s in PAIRS if len(d.split()) <= 12][:6]  # bert-score cuts what is longer
     assert len(short) == 6
-    graded = built("bertscore", model=path, layer=1).score([Case(d, (s,), d) for d, s in short])
+    graded = built("bertscore", model=path, layer=1).score([Example(d, (s,), d) for d, s in short])
     expected = score(
         [s for _, s in short], [d for d, _ in short], model_type=str(path), num_layers=1, device="cpu"
     )[2]
@@ -186,7 +186,7 @@ def conv_by_hand(path, entailment):
 
 
 def test_summac_equals_a_float64_computation(nli, conv, probabilities):
-    cases = [Case(d, (s,)) for d, s in PAIRS]
+    cases = [Example(d, (s,)) for d, s in PAIRS]
     zero_shot = values(built("summac-zs", model=nli).score(cases), "summac_zs")
     without = values(built("summac-zs", model=nli, contradiction=False).score(cases), "summac_zs")
     trained = values(built("summac-conv", model=nli, weights=conv).score(cases), "summac_conv")
@@ -207,7 +207,7 @@ RECORDED_CONV = [0.205601, 0.24424, 0.334855, 0.340408]
 
 
 def test_summac_equals_what_the_authors_package_gave(nli, conv):
-    cases = [Case(d, (s,)) for d, s in PAIRS[:4]]
+    cases = [Example(d, (s,)) for d, s in PAIRS[:4]]
     assert values(built("summac-zs", model=nli).score(cases), "summac_zs") == pytest.approx(
         RECORDED_ZS, abs=2e-6
     )
@@ -219,7 +219,7 @@ def test_summac_of_empty_short_and_long_summaries(nli, conv):
     """Nothing to score is one entailment of 0, as published; only ten sentences count in Conv."""
     document = PAIRS[0][0]
     ten = [tiny.fact(random.Random(i)) for i in range(10)]
-    case = Case(document, ("", "Yes.", " ".join(ten), " ".join([*ten, tiny.fact(random.Random(99))])))
+    case = Example(document, ("", "Yes.", " ".join(ten), " ".join([*ten, tiny.fact(random.Random(99))])))
     zs = built("summac-zs", model=nli).score([case])[0]
     assert zs.values["summac_zs"][:2] == (0.0, 0.0)
     assert zs.values["summac_zs"][2] != zs.values["summac_zs"][3]
@@ -234,7 +234,8 @@ def test_a_sentence_longer_than_the_encoder_is_cut_in_pieces(nli):
     scorer = built("summac-zs", model=nli)
     noise = " ".join(random.Random(1).choice(tiny.WORDS[:24]) for _ in range(120))
     first, second = (
-        scorer.score([Case(f"{noise} {end}", ("Anna sold bread in Rome.",))])[0] for end in ("rome", "lima")
+        scorer.score([Example(f"{noise} {end}", ("Anna sold bread in Rome.",))])[0]
+        for end in ("rome", "lima")
     )
     assert len(first.evidence[0][0].document.split()) < 60
     assert first.values != second.values
@@ -254,7 +255,7 @@ def test_labels_in_any_order_give_the_same_scores(nli, folder):
     model.config.id2label = {0: "SUPPORTS", 1: "NOT ENOUGH INFO", 2: "REFUTES"}
     model.config.label2id = {name: i for i, name in model.config.id2label.items()}
     model.save_pretrained(folder / "turned")
-    cases = [Case(d, (s,)) for d, s in PAIRS[:6]]
+    cases = [Example(d, (s,)) for d, s in PAIRS[:6]]
     ours = values(built("summac-zs", model=nli).score(cases), "summac_zs")
     assert values(built("summac-zs", model=folder / "turned").score(cases), "summac_zs") == pytest.approx(
         ours, abs=1e-6
@@ -282,7 +283,7 @@ def test_bad_models_are_refused(nli, conv, folder):
         built("summac-conv", model=nli, weights=folder / "none.bin")
     with pytest.raises(UserError, match="lacks"):
         built("minicheck", model=tiny.make_encoder(folder / "plain"), labels="entailment,neutral").score(
-            [Case(*("Anna sold bread.", ("Anna sold bread.",)))]
+            [Example(*("Anna sold bread.", ("Anna sold bread.",)))]
         )
     assert digest(built("summac-zs", model=nli)) != digest(built("summac-zs", model=odd, labels="e,n,c"))
 
@@ -306,7 +307,7 @@ def test_conv_weights_are_data_not_code(nli, folder, tmp_path):
         built("summac-conv", model=nli, weights=tmp_path / "even50.bin")
     weights = torch.load(tiny.make_conv(tmp_path / "w.bin"), weights_only=True)
     save_file(weights, tmp_path / "w.safetensors")
-    case = [Case(*(PAIRS[0][0], (PAIRS[0][1],)))]
+    case = [Example(*(PAIRS[0][0], (PAIRS[0][1],)))]
     first, second = (
         built("summac-conv", model=nli, weights=tmp_path / n).score(case) for n in ("w.bin", "w.safetensors")
     )
@@ -314,9 +315,9 @@ def test_conv_weights_are_data_not_code(nli, folder, tmp_path):
 
 
 def test_batches_change_nothing_and_equal_pairs_are_asked_once(nli, monkeypatch):
-    from eval_harness.scoring import pairs
+    from eval_harness.faithfulness.networks import pairs
 
-    cases = [Case(d, (s, s)) for d, s in PAIRS]
+    cases = [Example(d, (s, s)) for d, s in PAIRS]
     asked = []
     forward = pairs.PairClassifier._forward
     monkeypatch.setattr(
@@ -345,14 +346,16 @@ def test_batches_change_nothing_and_equal_pairs_are_asked_once(nli, monkeypatch)
 
 
 def test_edna_by_hand(nli, conv, probabilities):
-    from eval_harness.scorers.edna import edna
+    from eval_harness.faithfulness.scorers.edna import edna
 
     assert edna(0.8, 0.4) == pytest.approx(2 * 0.8 * 0.6 / 1.4)
     assert edna(0.0, 1.0) == 0.0
     document, samples = PAIRS[0][0], tuple(s for _, s in PAIRS[:3])
     for way in ("summac-conv", "summac-zs"):
         found = (
-            built("edna", model=nli, weights=conv, entailment=way).score([Case(document, samples)])[0].values
+            built("edna", model=nli, weights=conv, entailment=way)
+            .score([Example(document, samples)])[0]
+            .values
         )
 
         def entails(premise, hypothesis, way=way):
@@ -378,7 +381,7 @@ def test_minicheck_with_a_classifier(folder):
     rng = random.Random(3)
     document = " ".join(tiny.fact(rng) for _ in range(12))
     summary = " ".join(tiny.fact(rng) for _ in range(2))
-    graded = built("minicheck", model=path, chunk=20).score([Case(document, (summary, ""))])[0]
+    graded = built("minicheck", model=path, chunk=20).score([Example(document, (summary, ""))])[0]
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForSequenceClassification.from_pretrained(path).double().eval()
     facts, claims = split_sentences(document), split_sentences(summary)
@@ -394,7 +397,7 @@ def test_minicheck_with_a_classifier(folder):
     assert graded.values["minicheck"] == (pytest.approx(min(best), abs=1e-5), 0.0)
     assert graded.values["minicheck_mean"] == (pytest.approx(np.mean(best), abs=1e-5), 0.0)
     assert {e.summary for e in graded.evidence[0]} == set(claims)
-    long = built("minicheck", model=path).score([Case(document * 9, (summary,))])[0]  # 64 tokens, not 400
+    long = built("minicheck", model=path).score([Example(document * 9, (summary,))])[0]  # 64 tokens, not 400
     assert 0 < long.values["minicheck"][0] <= 1
 
 
@@ -404,7 +407,7 @@ def test_minicheck_with_t5(folder):
 
     path = tiny.make_t5(folder / "t5")
     document, summary = PAIRS[1][0], tiny.fact(random.Random(5))
-    graded = built("minicheck", model=path).score([Case(document, (summary,))])[0]
+    graded = built("minicheck", model=path).score([Example(document, (summary,))])[0]
     tokenizer, model = (
         AutoTokenizer.from_pretrained(path),
         AutoModelForSeq2SeqLM.from_pretrained(path).double().eval(),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.sentences import split_sentences
+from eval_harness.faithfulness.text.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

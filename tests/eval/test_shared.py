@@ -7,7 +7,7 @@ the harness prepared them.
 
 import pytest
 
-from eval_harness.output import read_items, read_result
+from eval_harness.run.folder import read_items, read_result
 
 from .conftest import REPO
 from .test_run import assert_equal_to_bare, bare

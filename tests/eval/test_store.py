@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.resume import FAILED, Journal
-from eval_harness.store import AnswerStore, entry_key
+from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.reasoning.answer_cache import FAILED, AnswerCache
 
 text = st.text(max_size=6)
 parts = st.tuples(
@@ -53,7 +53,7 @@ def test_more_keys_than_one_statement_takes(store):
 
 
 def test_only_missing_requests_are_asked(store):
-    journal = Journal(store, "n", {"t": "1"})
+    journal = AnswerCache(store, "n", {"t": "1"})
     asked = []
 
     def ask(requests):
@@ -71,7 +71,7 @@ def test_only_missing_requests_are_asked(store):
 
 
 def test_identical_requests_are_counted_apart(store):
-    journal = Journal(store, "n", {})
+    journal = AnswerCache(store, "n", {})
     answers = iter(["one", "two", "three"])
     same = [request("p", {"do_sample": True})] * 2
     ask = lambda requests: [next(answers) for _ in requests]  # noqa: E731
@@ -87,12 +87,12 @@ def test_task_version_and_namespace_separate(store):
         return ["x" for _ in requests]
 
     for space, version in (("n", "1"), ("n", "2"), ("m", "1"), ("n", "1")):
-        Journal(store, space, {"t": version}).answer("generate_until", [request("p", {})], ask, 0)
+        AnswerCache(store, space, {"t": version}).answer("generate_until", [request("p", {})], ask, 0)
     assert calls == [1, 1, 1]
 
 
 def test_batches_are_stored_as_they_finish_and_a_crash_keeps_them(store):
-    journal = Journal(store, "n", {})
+    journal = AnswerCache(store, "n", {})
     requests = [request(f"p{i}", {"until": []}) for i in range(6)]
 
     def crash(part):
@@ -108,12 +108,14 @@ def test_batches_are_stored_as_they_finish_and_a_crash_keeps_them(store):
     assert len(store) == 2  # the second batch was still open
     seen = []
     ask = lambda part: [seen.append(r.args[0]) or r.args[0].upper() for r in part]  # noqa: E731
-    assert Journal(store, "n", {}).answer("generate_until", requests, ask, 0) == [f"P{i}" for i in range(6)]
+    assert AnswerCache(store, "n", {}).answer("generate_until", requests, ask, 0) == [
+        f"P{i}" for i in range(6)
+    ]
     assert seen == ["p2", "p3", "p4", "p5"]
 
 
 def test_pieces_bound_what_a_crash_loses(store):
-    journal, sizes = Journal(store, "n", {}), []
+    journal, sizes = AnswerCache(store, "n", {}), []
 
     def ask(part):
         sizes.append(len(part))
@@ -128,7 +130,7 @@ def test_pieces_bound_what_a_crash_loses(store):
 
 
 def test_failed_answers_are_not_kept(store):
-    journal = Journal(store, "n", {}, each=True)
+    journal = AnswerCache(store, "n", {}, each=True)
 
     def ask(part):
         journal.add_partial("generate_until", part[0].args, FAILED)
@@ -140,7 +142,7 @@ def test_failed_answers_are_not_kept(store):
 
 
 def test_one_prompt_under_two_settings_waits_for_the_end(store):
-    journal = Journal(store, "n", {})
+    journal = AnswerCache(store, "n", {})
     requests = [request("p", {"max_gen_toks": 1}), request("p", {"max_gen_toks": 2})]
 
     def ask(part):
@@ -148,4 +150,4 @@ def test_one_prompt_under_two_settings_waits_for_the_end(store):
         return ["one", "two"]
 
     assert journal.answer("generate_until", requests, ask, 0) == ["one", "two"]
-    assert Journal(store, "n", {}).answer("generate_until", requests, ask, 0) == ["one", "two"]
+    assert AnswerCache(store, "n", {}).answer("generate_until", requests, ask, 0) == ["one", "two"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.output import read_items, read_result, write_run
+from eval_harness.run.folder import read_items, read_result, write_run
 from eval_harness.types import SCHEMA_VERSION, ItemRecord, ModelIdentity, Score, SuiteResult
 
 text = st.text(max_size=12)

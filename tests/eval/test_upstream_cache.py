@@ -1,6 +1,6 @@
 """lm-eval's cache serves one model's answers to another; ours does not. (Upstream issues 2715, 4063.)"""
 
-from eval_harness.output import read_items
+from eval_harness.run.folder import read_items
 
 from .conftest import BBH
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from eval_harness.output import read_items, read_result
+from eval_harness.run.folder import read_items, read_result
 
 from . import tiny
 from .conftest import REPO

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from eval_harness.cli import main
-from eval_harness.output import read_items, read_result
+from eval_harness.cli.app import main
+from eval_harness.run.folder import read_items, read_result
 from eval_harness.win_rate.comparisons import METRIC
 
 from . import tiny

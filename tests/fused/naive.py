@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsepo_plugin.fused import HeadWeights, LogitMap, ReferenceRows
+from sparsepo_plugin.forward.statistics import HeadWeights, LogitMap, ReferenceRows
 
 PLAIN = LogitMap()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sparsepo_plugin.fused import LogitMap, fused_statistics
-from sparsepo_plugin.fused import statistics as module
+from sparsepo_plugin.forward.statistics import LogitMap, fused_statistics
+from sparsepo_plugin.forward.statistics import fused as module
 
 MAPS = {"plain": LogitMap(), "scaled": LogitMap(0.3), "capped": LogitMap(1.5, 4.0)}
 SHAPES = [(1, 2, 1), (37, 101, 16), (64, 7, 3), (5, 1000, 33)]

@@ -8,11 +8,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparsepo_plugin.adapters.reading import HEAD_MODES, Reader, statistics
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
-from sparsepo_plugin.fused import LogitMap
-from sparsepo_plugin.token_stats import statistics_at
-from sparsepo_plugin.window import response_window
+from sparsepo_plugin.forward.runner import HEAD_MODES, ForwardRunner, statistics
+from sparsepo_plugin.forward.statistics import LogitMap
+from sparsepo_plugin.forward.statistics.reference import statistics_at
+from sparsepo_plugin.forward.window import response_window
 
 WORDS = [f"w{number}" for number in range(40)]
 # Families whose heads are not plain: what follows them, or that they have a bias.
@@ -68,9 +68,11 @@ def read(policy, reference, batch, mode, said=None):
     say = (said if said is not None else []).append
     for parameter in policy.parameters():
         parameter.grad = None
-    ours = Reader(policy, mode=mode, say=say).read(call_of(policy, batch), batch[2])
+    ours = ForwardRunner(policy, mode=mode, say=say).read(call_of(policy, batch), batch[2])
     with torch.no_grad():
-        theirs = Reader(reference, mode=mode, states=True, say=say).read(call_of(reference, batch), batch[2])
+        theirs = ForwardRunner(reference, mode=mode, states=True, say=say).read(
+            call_of(reference, batch), batch[2]
+        )
     stats = statistics(ours, theirs, with_kl=True)
     ((stats.policy_logps * 0.3).sum() + stats.token_kl.sum()).backward()
     return (
@@ -97,8 +99,8 @@ def test_all_ways_give_the_same_values_gradients_and_states(kind, batch):
             torch.testing.assert_close(gradient, off[1][name], atol=1e-5 * size, rtol=0, msg=name)
         assert len(states) == len(off[2]) == 2
         assert all(map(torch.equal, states, off[2]))
-    assert Reader(policy).read(call_of(policy, batch), batch[2]).logits is None
-    found = Reader(policy).read(call_of(policy, batch), batch[2]).logit_map
+    assert ForwardRunner(policy).read(call_of(policy, batch), batch[2]).logits is None
+    found = ForwardRunner(policy).read(call_of(policy, batch), batch[2]).logit_map
     assert found.scale == pytest.approx(MAPS.get(kind, LogitMap()).scale, rel=1e-5)
     assert found.cap == MAPS.get(kind, LogitMap()).cap
 
@@ -110,7 +112,7 @@ def test_states_come_from_hooks_after_the_first_batch_and_are_the_same(batch):
         asked.append(given)
         return call_of(model, batch)(**given)
 
-    reader = Reader(model, states=True)
+    reader = ForwardRunner(model, states=True)
     with torch.no_grad():
         first, second = (reader.read(call, batch[2]).hidden_states for _ in range(2))
     assert asked == [{"output_hidden_states": True}, {}]
@@ -124,7 +126,7 @@ def test_no_logits_are_computed_from_states(batch):
         lambda _, inputs, __: given.append(inputs[0].shape[:2])
     )
     for mode in HEAD_MODES:
-        Reader(model, mode=mode).read(call_of(model, batch), batch[2])
+        ForwardRunner(model, mode=mode).read(call_of(model, batch), batch[2])
     count = len(batch[2].predicting()[0])
     assert given == [(1, 1), (1, count), (4, 11)]
 
@@ -173,13 +175,13 @@ def adapted(model):
 def test_an_unusual_head_is_read_another_way_and_said_once(make, mode, words, batch):
     policy, reference = make(model_of("llama", 1)), model_of("llama", 2)
     said: list[str] = []
-    reader = Reader(policy, say=said.append)
+    reader = ForwardRunner(policy, say=said.append)
     for _ in range(2):
         reading = reader.read(call_of(policy, batch), batch[2])
     assert reader.mode == mode
     assert len(said) == 1
     assert words in said[0]
-    other = Reader(reference).read(call_of(reference, batch), batch[2])
+    other = ForwardRunner(reference).read(call_of(reference, batch), batch[2])
     expected = read(policy, reference, batch, "off")[0]
     for value, want in zip(statistics(reading, other, with_kl=True), expected):
         torch.testing.assert_close(value, want, atol=1e-5, rtol=1e-5)
@@ -201,7 +203,7 @@ def test_a_frozen_head_under_an_adapter_is_read_from_states(batch):
 def test_a_model_without_a_head_is_read_from_all_logits(batch):
     policy, said = model_of("llama", 1), []
     policy.get_output_embeddings = lambda: None
-    assert Reader(policy, say=said.append).mode == "off"
+    assert ForwardRunner(policy, say=said.append).mode == "off"
     assert said == ["LlamaForCausalLM: it names no output head; the loss reads its logits of all positions"]
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsepo_plugin.token_stats import IGNORE_INDEX
-from sparsepo_plugin.window import packed_source, response_window
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
+from sparsepo_plugin.forward.window import packed_source, response_window
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 4)), min_size=1, max_size=6)
 

@@ -6,7 +6,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsepo_plugin.fused import triton_kernels
+from sparsepo_plugin.forward.statistics import triton_kernels
 
 TABLE, IDS, VALUES = "*fp32", "*i64", "*fp32"
 STATISTICS = {

@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from sparsepo_plugin.fused import LogitMap, rows, triton_rows
-from sparsepo_plugin.fused.rows import Tile
+from sparsepo_plugin.forward.statistics import LogitMap, rows, triton_rows
+from sparsepo_plugin.forward.statistics.rows import Tile
 
 COUNT = 4
 

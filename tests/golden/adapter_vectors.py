@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sparsepo_plugin import registry
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 
 FILE = Path(__file__).with_name("adapters.npz")
 SEED, BETA = 3, 0.5
@@ -63,9 +63,9 @@ def model_of(weights: np.ndarray) -> LlamaForCausalLM:
     return model
 
 
-def objective_of(name: str, options: dict[str, Any]) -> Objective:
+def objective_of(name: str, options: dict[str, Any]) -> ConfiguredLoss:
     loss = registry.get(name)
-    return Objective(loss, loss.options.build(options), reference_shape(LlamaConfig(**CONFIG)))
+    return ConfiguredLoss(loss, loss.options.build(options), reference_shape(LlamaConfig(**CONFIG)))
 
 
 def all_options(name: str, given: dict[str, object]) -> dict[str, Any]:
@@ -79,7 +79,9 @@ def gradient(module: nn.Module) -> np.ndarray:
     return torch.cat([v.flatten() for v in values]).numpy() if values else np.zeros(0, np.float32)
 
 
-def openrlhf_step(objective: Objective, policy_weights: np.ndarray, reference_weights: np.ndarray) -> Step:
+def openrlhf_step(
+    objective: ConfiguredLoss, policy_weights: np.ndarray, reference_weights: np.ndarray
+) -> Step:
     """One forward and backward pass through the trainer class of adapters/openrlhf."""
     from sparsepo_plugin.adapters.openrlhf import flags
     from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf

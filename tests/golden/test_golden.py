@@ -12,9 +12,9 @@ import torch
 from batches import by_term, learned
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions, sparsepo
-from sparsepo_plugin.scores import masked_scores
-from sparsepo_plugin.token_stats import token_stats
+from sparsepo_plugin.objective import masked_scores
 from sparsepo_plugin.types import Masks, ReferenceShape, ReferenceState
 
 HERE = Path(__file__).parent

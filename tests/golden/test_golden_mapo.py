@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_golden import SHARED, batch_of, close, files, model_of, tensor
 
-from sparsepo_plugin.activations import GROUPS, Recorder, Site, feature_mean
+from sparsepo_plugin.forward.activations import GROUPS, Recorder, Site, feature_mean
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.losses.mapo import MaPOOptions, mapo
 from sparsepo_plugin.masks.activation import activation_mask
-from sparsepo_plugin.token_stats import token_stats
 from sparsepo_plugin.types import Masks
 
 

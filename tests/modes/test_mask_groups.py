@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import mask_groups
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.registry import get
 from sparsepo_plugin.types import ReferenceShape
@@ -18,7 +18,7 @@ SHAPE = ReferenceShape(hidden_size=4, layers=2)
 @pytest.fixture
 def objective():
     options = SparsePOOptions(mask_lr=0.5, mask_weight_decay=0.25, masks="independent")
-    return Objective(get("sparsepo"), options, SHAPE)
+    return ConfiguredLoss(get("sparsepo"), options, SHAPE)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from sparsepo_plugin.activations import find_sites
 from sparsepo_plugin.adapters.openrlhf.outputs import make_batch
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
-from sparsepo_plugin.adapters.reading import Reading, negative_log_likelihood, statistics
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
-from sparsepo_plugin.fused import LogitMap
-from sparsepo_plugin.token_stats import token_stats
+from sparsepo_plugin.forward.activations import find_sites
+from sparsepo_plugin.forward.runner import ModelOutput, negative_log_likelihood, statistics
+from sparsepo_plugin.forward.statistics import LogitMap
+from sparsepo_plugin.forward.statistics.reference import token_stats
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -56,7 +56,7 @@ def view(logits, batch, packed):
     leaf = (logits[batch.attention.bool()][None] if packed else logits).clone().requires_grad_()
     rows, columns = batch.window.predicting()
     index = batch.window.source[rows, columns]
-    return leaf, Reading(batch.window, index, leaf.flatten(0, 1), None, LogitMap(), None, ())
+    return leaf, ModelOutput(batch.window, index, leaf.flatten(0, 1), None, LogitMap(), None, ())
 
 
 @pytest.mark.parametrize("first_prompt", [0, 3])

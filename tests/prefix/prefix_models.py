@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from sparsepo_plugin.token_stats import token_stats
+from sparsepo_plugin.forward.statistics.reference import token_stats
 
 VOCABULARY = 97
 WINDOW = 6  # of sliding and chunked attention: shorter than the rows

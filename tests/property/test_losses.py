@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from sparsepo_plugin import token_stats as token_stats_module
+from sparsepo_plugin.forward.statistics import reference as token_stats_module
+from sparsepo_plugin.forward.statistics.reference import kl_terms, token_stats
 from sparsepo_plugin.losses.dpo import dpo
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions, sparsepo
+from sparsepo_plugin.objective import mask_l1
 from sparsepo_plugin.options import LossOptions
-from sparsepo_plugin.scores import mask_l1
-from sparsepo_plugin.token_stats import kl_terms, token_stats
 from sparsepo_plugin.types import Masks
 
 batches = st.builds(

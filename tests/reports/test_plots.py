@@ -10,7 +10,7 @@ import made_runs
 import pytest
 
 from sparsepo_plugin import cli
-from sparsepo_plugin.plots import frontier, groups, histograms, style, training
+from sparsepo_plugin.report.plots import frontier, groups, histograms, style, training
 
 NAMES = (*training.FIGURES, histograms.NAME)
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from made_data import make
 
-from benchmarks.study import capability
-from benchmarks.study.claims import FAILS, HOLDS, OPEN
+from study import capability
+from study.claims import FAILS, HOLDS, OPEN
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
 def study(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.study", "--scale", "smoke", *words]
+    command = [sys.executable, "-m", "study", "--scale", "smoke", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 

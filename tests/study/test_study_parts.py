@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.study import (
+from study import (
     choose,
     claims,
     domain,
@@ -19,11 +19,11 @@ from benchmarks.study import (
     summarise,
     trial,
 )  # fmt: skip
-from benchmarks.study.classifiers import word_spans
-from benchmarks.study.language import Language, Size, build_model, build_tokenizer, copy_of, pieces
-from benchmarks.study.measure import finding
-from benchmarks.study.rows import Table
-from benchmarks.study.training import Plan, start
+from study.classifiers import word_spans
+from study.language import Language, Size, build_model, build_tokenizer, copy_of, pieces
+from study.measure import finding
+from study.rows import Table
+from study.training import Plan, start
 
 POINTS = [frontier.Point(0.0, 0.5), frontier.Point(1.0, 0.6), frontier.Point(3.0, 0.8)]
 

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo_plugin import cli
-from sparsepo_plugin.activations import GROUPS, Recorder, find_sites, parse_groups
 from sparsepo_plugin.demo import tiny
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.forward.activations import GROUPS, Recorder, find_sites, parse_groups
 from sparsepo_plugin.losses.mapo import MaPOOptions
 from sparsepo_plugin.masks.activation import ActivationMasks, activation_mask
 from sparsepo_plugin.types import ReferenceState

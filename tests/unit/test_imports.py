@@ -148,8 +148,9 @@ BLOCKED = textwrap.dedent("""
 
     sys.meta_path.insert(0, Blocker())
     import sparsepo_plugin, sparsepo_plugin.losses, sparsepo_plugin.cli, sparsepo_plugin.train_dpo
-    import sparsepo_plugin.checkpoint, sparsepo_plugin.token_stats, sparsepo_plugin.masks.learned
-    import sparsepo_plugin.adapters.objective
+    import sparsepo_plugin.checkpoint, sparsepo_plugin.masks.learned
+    import sparsepo_plugin.forward.statistics.reference
+    import sparsepo_plugin.configured_loss
     assert not {name.split(".")[0] for name in sys.modules} & Blocker.names
     assert "transformers" not in sys.modules
     try:

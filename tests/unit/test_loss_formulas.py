@@ -9,9 +9,9 @@ import torch
 from batches import random_batch
 
 from sparsepo_plugin import registry
-from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import standin
-from sparsepo_plugin.token_stats import token_stats
+from sparsepo_plugin.configured_loss import ConfiguredLoss
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.types import Masks, ReferenceShape
 
 SHAPE = ReferenceShape(hidden_size=4, layers=1)
@@ -76,7 +76,7 @@ FORMULAS = {
 
 def evaluated(name, batch, beta, **given):
     loss = registry.get(name)
-    objective = Objective(loss, loss.options.build(given), SHAPE)
+    objective = ConfiguredLoss(loss, loss.options.build(given), SHAPE)
     stats = token_stats(batch.policy, batch.reference, batch.labels, with_kl=True)
     ones = torch.ones_like(batch.reward_mask)
     masks = {

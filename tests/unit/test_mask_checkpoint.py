@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparsepo_plugin import checkpoint, registry
-from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.types import ReferenceShape, ReferenceState
@@ -20,7 +20,7 @@ VARIANTS = [{}, {"masks": "independent"}, {"mask_on": "reward"}, {"layers": "las
 
 
 def saved(folder, dtype=torch.float32, **options):
-    objective = Objective(registry.get("sparsepo"), SparsePOOptions(**options), SHAPE)
+    objective = ConfiguredLoss(registry.get("sparsepo"), SparsePOOptions(**options), SHAPE)
     module = objective.build_masks(5).to(dtype)
     checkpoint.save_masks(folder, module.state_dict(), objective.record())
     return module

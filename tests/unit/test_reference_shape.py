@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from transformers import AutoConfig
 
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.registry import get
-from sparsepo_plugin.token_stats import token_stats
 from sparsepo_plugin.types import ReferenceState
 
 
@@ -50,7 +50,7 @@ def test_a_real_models_states_fit_the_module_built_from_its_configuration(family
     ids = tokenizer(["a b c a", "c b a b"], return_tensors="pt")["input_ids"]
     output = model(ids, output_hidden_states=True)
     stats = token_stats(output.logits, output.logits, ids)
-    objective = Objective(get("sparsepo"), SparsePOOptions(), reference_shape(model.config))
+    objective = ConfiguredLoss(get("sparsepo"), SparsePOOptions(), reference_shape(model.config))
     masks = objective.build_masks(0)(ReferenceState(tuple(output.hidden_states[1:]), stats.response_mask))
     assert masks.reward_mask.shape == (2, 3)
     assert objective.record()["reference_shape"]["layers"] == 3

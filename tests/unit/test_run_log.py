@@ -6,9 +6,9 @@ import json
 
 import torch
 
-from sparsepo_plugin.adapters import token_record
-from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.adapters.token_record import TokenRecord
+from sparsepo_plugin.run_folder import token_record
+from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.run_folder.token_record import TokenRecord
 from sparsepo_plugin.types import Masks, TokenStats
 
 

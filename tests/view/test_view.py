@@ -10,8 +10,8 @@ import made_records
 import pytest
 
 from sparsepo_plugin import cli
-from sparsepo_plugin.view import colours, page, summary, text
-from sparsepo_plugin.view.record import Response, read
+from sparsepo_plugin.report.view import colours, page, summary, text
+from sparsepo_plugin.run_folder.token_reader import Response, read
 
 
 def one(tokens, joined=(), **values):

@@ -20,7 +20,7 @@ esac
 grep -q -- "--sparsepo.masks" losses.txt
 "$(dirname "$python")/eval-harness" ls > /dev/null
 "$(dirname "$python")/eval-harness" validate --gates quick > /dev/null
-"$python" -c "from eval_harness.reports.html import _TEMPLATE; assert _TEMPLATE.is_file(), _TEMPLATE"
+"$python" -c "from eval_harness.gate.reports.html import _TEMPLATE; assert _TEMPLATE.is_file(), _TEMPLATE"
 status=0
 "$(dirname "$python")/sparsepo" validate --loss sparspo 2> error.txt || status=$?
 test "$status" = 2

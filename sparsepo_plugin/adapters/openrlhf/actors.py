@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sparsepo_plugin.swap import swapped
+from sparsepo_plugin.patched import patched
 
 
 def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -19,5 +19,5 @@ def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> 
     def with_float32(name: str) -> torch.dtype:
         return torch.float32 if name == "fp32" else convert(name)
 
-    with swapped(utils, convert_to_torch_dtype=with_float32):
+    with patched(utils, convert_to_torch_dtype=with_float32):
         return actor_class(*args, **options)

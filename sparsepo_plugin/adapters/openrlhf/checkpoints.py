@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 
 COMPLETE, PARTIAL, LATEST = "sparsepo_complete.json", "sparsepo_partial", "latest"
@@ -51,7 +51,7 @@ class Saved(NamedTuple):
     record: dict[str, Any]
 
 
-def identity(arguments: SimpleNamespace, objective: Objective | None) -> dict[str, Any]:
+def identity(arguments: SimpleNamespace, objective: ConfiguredLoss | None) -> dict[str, Any]:
     """What must be the same when a run is resumed: loss, its options, data, batches, seed."""
     data = {"dataset": arguments.data.dataset, "content": fingerprint(arguments.data.dataset)}
     return {

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from sparsepo_plugin import config, registry
-from sparsepo_plugin.adapters.reading import HEAD_MODES
 from sparsepo_plugin.errors import UserError, unknown
+from sparsepo_plugin.forward.runner import HEAD_MODES
 from sparsepo_plugin.options import LossOptions, option_rows
 from sparsepo_plugin.registry import Loss
 

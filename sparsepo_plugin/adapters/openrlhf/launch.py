@@ -8,11 +8,11 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import checkpoints, flags, preflight
 from sparsepo_plugin.adapters.openrlhf.actors import build_actor
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
-from sparsepo_plugin.swap import swapped
+from sparsepo_plugin.configured_loss import ConfiguredLoss
+from sparsepo_plugin.patched import patched
 
 
 def run(argv: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
     )
 
 
-def _replacements(upstream: Any, objective: Objective | None, record: dict[str, Any]) -> dict[str, Any]:
+def _replacements(upstream: Any, objective: ConfiguredLoss | None, record: dict[str, Any]) -> dict[str, Any]:
     from sparsepo_plugin.adapters.openrlhf.dataset import IndexedPreferenceDataset
     from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
     from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
@@ -66,7 +66,7 @@ def _replacements(upstream: Any, objective: Objective | None, record: dict[str, 
     }
 
 
-def checkpoint_record(arguments: Any, objective: Objective | None) -> dict[str, Any]:
+def checkpoint_record(arguments: Any, objective: ConfiguredLoss | None) -> dict[str, Any]:
     """What every checkpoint of a run remembers of it."""
     record = None if objective is None else objective.record()
     return {
@@ -80,7 +80,7 @@ def _build_strategy(strategy_class: Callable[..., Any], record: dict[str, Any], 
     import openrlhf.utils.deepspeed as package
     from openrlhf.utils import get_strategy
 
-    with swapped(package, DeepspeedStrategy=strategy_class):
+    with patched(package, DeepspeedStrategy=strategy_class):
         strategy = get_strategy(arguments)
     strategy.record = record
     return strategy

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 
 Groups = list[dict[str, Any]]
 
 
-def split(groups: Groups, masks: nn.Module, objective: Objective, policy_rate: float) -> Groups:
+def split(groups: Groups, masks: nn.Module, objective: ConfiguredLoss, policy_rate: float) -> Groups:
     """Take the mask module's parameters out of ``groups`` and add groups of their own.
 
     Args:
@@ -35,7 +35,7 @@ def split(groups: Groups, masks: nn.Module, objective: Objective, policy_rate: f
 
 
 def muon(
-    optimizer: Callable[..., Any], masks: nn.Module, objective: Objective, policy_rate: float
+    optimizer: Callable[..., Any], masks: nn.Module, objective: ConfiguredLoss, policy_rate: float
 ) -> Callable[..., Any]:
     """Wrap DeepSpeed's MuonWithAuxAdam so that the masks are trained by its Adam, as with --optim adam.
 

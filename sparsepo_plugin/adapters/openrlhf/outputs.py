@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.prefix import SharedRows
-from sparsepo_plugin.adapters.reading import Reading
-from sparsepo_plugin.fused import HeadWeights
-from sparsepo_plugin.token_stats import IGNORE_INDEX
-from sparsepo_plugin.window import ResponseWindow, packed_source, response_window
+from sparsepo_plugin.forward.runner import ModelOutput
+from sparsepo_plugin.forward.statistics import HeadWeights
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
+from sparsepo_plugin.forward.window import ResponseWindow, packed_source, response_window
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,7 @@ class BatchView(NamedTuple):
     """
 
     batch: Batch
-    reading: Reading
+    reading: ModelOutput
     activations: dict[str, Tensor]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
 from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check, mode_check
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
 
 
-def check(parsed: Parsed, processes: int | None = None) -> Objective | None:
+def check(parsed: Parsed, processes: int | None = None) -> ConfiguredLoss | None:
     """Check arguments, models, data and output folder; nothing is written.
 
     Args:
@@ -42,12 +42,12 @@ def check(parsed: Parsed, processes: int | None = None) -> Objective | None:
     data_check.check_datasets(arguments, tokenizer)
     if parsed.loss is None or parsed.options is None:
         return None
-    objective = Objective(parsed.loss, parsed.options, reference_shape(reference or policy))
+    objective = ConfiguredLoss(parsed.loss, parsed.options, reference_shape(reference or policy))
     _check_resume(arguments, objective)
     return objective
 
 
-def _check_resume(arguments: SimpleNamespace, objective: Objective) -> None:
+def _check_resume(arguments: SimpleNamespace, objective: ConfiguredLoss) -> None:
     folder = Path(arguments.ckpt.path)
     if arguments.ckpt.load_enable and (saved := checkpoints.to_resume(folder)) is not None:
         checkpoints.check_same(saved, checkpoints.identity(arguments, objective), folder)

@@ -21,11 +21,11 @@ from deepspeed.runtime import engine as deepspeed_engine
 from torch import nn
 
 from sparsepo_plugin import checkpoint
-from sparsepo_plugin.adapters.objective import Objective
 from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE, Saved
 from sparsepo_plugin.adapters.openrlhf.length_batches import LengthBatchedLoading
-from sparsepo_plugin.swap import swapped
+from sparsepo_plugin.configured_loss import ConfiguredLoss
+from sparsepo_plugin.patched import patched
 
 
 @contextmanager
@@ -38,10 +38,10 @@ def _without_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         nothing: Callable[..., None] = lambda *_: None  # noqa: E731
         stack.enter_context(
-            swapped(torch.cuda, set_device=nothing, synchronize=nothing, current_device=lambda: "cpu")
+            patched(torch.cuda, set_device=nothing, synchronize=nothing, current_device=lambda: "cpu")
         )
         stack.enter_context(
-            swapped(upstream, init_device_mesh=lambda _, *shape, **names: mesh("cpu", *shape, **names))
+            patched(upstream, init_device_mesh=lambda _, *shape, **names: mesh("cpu", *shape, **names))
         )
         yield
 
@@ -157,7 +157,7 @@ class PortableStrategy(LengthBatchedLoading):
         if self.is_rank_0():
             universal.convert(folder / saved.tag, folder / universal.name_of(saved.tag))
         dist.barrier()
-        with _without_cuda(), swapped(model._config, load_universal_checkpoint=True):
+        with _without_cuda(), patched(model._config, load_universal_checkpoint=True):
             found = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
         if self.stage == 3:
             universal.mend_stage_3(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
@@ -178,7 +178,7 @@ class PreferenceStrategy(PortableStrategy):
       options: upstream's arguments.
     """
 
-    def __init__(self, *, objective: Objective, **options: Any) -> None:
+    def __init__(self, *, objective: ConfiguredLoss, **options: Any) -> None:
         super().__init__(**options)
         self.objective = objective
         self._grad_norm = 0.0
@@ -191,7 +191,7 @@ class PreferenceStrategy(PortableStrategy):
         dtype = next(p.dtype for p in model.model.parameters() if p.requires_grad)
         model.model.add_module(MASK_MODULE, masks.to(dtype))
         muon = mask_groups.muon(deepspeed_engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr)
-        with swapped(deepspeed_engine, MuonWithAuxAdam=muon):
+        with patched(deepspeed_engine, MuonWithAuxAdam=muon):
             return super()._ds_init_train_model(model, cfg)
 
     def _get_model_parameters(self, model: nn.Module, **options: Any) -> Any:

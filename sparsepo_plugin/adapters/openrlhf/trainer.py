@@ -12,9 +12,7 @@ from openrlhf.trainer.dpo_trainer import DPOTrainer
 from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
-from sparsepo_plugin.activations import Recorder, find_sites
-from sparsepo_plugin.adapters import prefix, token_record
-from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.outputs import (
     Batch,
@@ -24,11 +22,14 @@ from sparsepo_plugin.adapters.openrlhf.outputs import (
     make_shared_batch,
     mean_over_shards,
 )
-from sparsepo_plugin.adapters.reading import Reader, negative_log_likelihood, statistics
-from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.adapters.token_record import TokenRecord
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import RunFailedError
+from sparsepo_plugin.forward.activations import Recorder, find_sites
+from sparsepo_plugin.forward.runner import ForwardRunner, negative_log_likelihood, statistics
 from sparsepo_plugin.metrics import MetricSum
+from sparsepo_plugin.run_folder import token_record
+from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.run_folder.token_record import TokenRecord
 from sparsepo_plugin.types import ReferenceState
 
 
@@ -40,7 +41,7 @@ class PreferenceTrainer(DPOTrainer):
       options: upstream's arguments.
     """
 
-    def __init__(self, *, objective: Objective, **options: Any) -> None:
+    def __init__(self, *, objective: ConfiguredLoss, **options: Any) -> None:
         super().__init__(**options)
         self.objective = objective
         self.loss_fn = self._preference_loss
@@ -52,8 +53,10 @@ class PreferenceTrainer(DPOTrainer):
         groups = objective.needs.activations
         reference = self.strategy._unwrap_model(self.ref_model)
         say, mode = self.strategy.print, self.args.perf.head
-        self._policy_reader = Reader(policy, mode=mode, say=say)
-        self._reference_reader = Reader(reference, mode=mode, states=objective.needs.hidden_states, say=say)
+        self._policy_reader = ForwardRunner(policy, mode=mode, say=say)
+        self._reference_reader = ForwardRunner(
+            reference, mode=mode, states=objective.needs.hidden_states, say=say
+        )
         self._shares_prefix = self._start_sharing()
         self._batch: tuple[Tensor | None, Batch | None] = (None, None)
         self._recorder = Recorder(reference, find_sites(reference, groups)) if groups else None

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsepo_plugin.token_stats import IGNORE_INDEX
-from sparsepo_plugin.window import ResponseWindow
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
+from sparsepo_plugin.forward.window import ResponseWindow
 
 PREFIX, CHOSEN, REJECTED, PADDING = 0, 1, 2, -1
 

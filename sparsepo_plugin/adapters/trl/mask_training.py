@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsepo_plugin import checkpoint
-from sparsepo_plugin.adapters.objective import Objective
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.options import LossOptions
 
@@ -37,7 +37,7 @@ class MaskTraining:
       device: where the policy is.
     """
 
-    def __init__(self, objective: Objective, seed: int, device: torch.device) -> None:
+    def __init__(self, objective: ConfiguredLoss, seed: int, device: torch.device) -> None:
         self.objective = objective
         self.module: nn.Module = objective.build_masks(seed).to(device)
         self.parameters = list(self.module.parameters())

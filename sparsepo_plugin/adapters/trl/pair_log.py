@@ -11,13 +11,13 @@ import yaml
 from torch import Tensor
 
 from sparsepo_plugin import metrics
-from sparsepo_plugin.adapters import token_record
-from sparsepo_plugin.adapters.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.adapters.token_record import TokenRecord
 from sparsepo_plugin.errors import RunFailedError
+from sparsepo_plugin.forward.window import ResponseWindow
 from sparsepo_plugin.metrics import MetricSum
+from sparsepo_plugin.run_folder import token_record
+from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
+from sparsepo_plugin.run_folder.token_record import TokenRecord
 from sparsepo_plugin.types import Masks, TokenStats
-from sparsepo_plugin.window import ResponseWindow
 
 # TRL's names of metrics that dashboards know, for the same numbers under ours.
 _TRL_NAMES = {

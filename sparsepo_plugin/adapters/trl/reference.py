@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sparsepo_plugin.activations import Recorder, Site, find_sites
-from sparsepo_plugin.adapters.reading import Reader, Reading
-from sparsepo_plugin.window import ResponseWindow
+from sparsepo_plugin.forward.activations import Recorder, Site, find_sites
+from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput
+from sparsepo_plugin.forward.window import ResponseWindow
 
 
 class ReferenceOutput(NamedTuple):
@@ -21,7 +21,7 @@ class ReferenceOutput(NamedTuple):
       activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
     """
 
-    reading: Reading
+    reading: ModelOutput
     activations: Mapping[str, Tensor]
 
 
@@ -44,7 +44,11 @@ def recording_sites(model: Any, groups: tuple[str, ...]) -> list[Site]:
 
 
 def run(
-    model: nn.Module, inputs: Mapping[str, Any], reader: Reader, window: ResponseWindow, sites: list[Site]
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    reader: ForwardRunner,
+    window: ResponseWindow,
+    sites: list[Site],
 ) -> ReferenceOutput:
     """Run the reference; the caller has set no_grad and, under PEFT, switched the adapter off.
 

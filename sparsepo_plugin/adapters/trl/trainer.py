@@ -16,17 +16,17 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from sparsepo_plugin import metrics, registry
-from sparsepo_plugin.adapters.objective import Objective, reference_shape
-from sparsepo_plugin.adapters.reading import Reader, Reading, statistics
 from sparsepo_plugin.adapters.trl import reference, refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
 from sparsepo_plugin.adapters.trl.mask_training import MaskTraining, refuse_sharding
 from sparsepo_plugin.adapters.trl.pair_log import EvaluationPairs, PairLog, require_finite
 from sparsepo_plugin.adapters.trl.reference import ReferenceOutput
+from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.token_stats import IGNORE_INDEX
+from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput, statistics
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
+from sparsepo_plugin.forward.window import ResponseWindow, response_window
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
-from sparsepo_plugin.window import ResponseWindow, response_window
 
 if TYPE_CHECKING:
 
@@ -80,16 +80,16 @@ class PreferenceMixin(_Upstream):
         )
         self.add_callback(_Start(self))
 
-    def _build_readers(self, judge: Any) -> dict[str, Reader]:
+    def _build_readers(self, judge: Any) -> dict[str, ForwardRunner]:
         """Readers of the policy, of the policy where all its logits are wanted, of the reference."""
         # DistributedDataParallel must see every parameter in the graph of the model's own output.
         alone = self.accelerator.distributed_type == DistributedType.NO
         mode, policy = "auto" if alone else "rows", self.accelerator.unwrap_model(self.model)
         say = self.accelerator.print
         return {
-            "policy": Reader(policy, mode=mode, say=say),
-            "all": Reader(policy, mode="off"),
-            "reference": Reader(
+            "policy": ForwardRunner(policy, mode=mode, say=say),
+            "all": ForwardRunner(policy, mode="off"),
+            "reference": ForwardRunner(
                 judge, mode="auto", states=self.preference_objective.needs.hidden_states, say=say
             ),
         }
@@ -123,7 +123,7 @@ class PreferenceMixin(_Upstream):
         return (loss, outputs) if return_outputs else loss
 
     def _preference(
-        self, reading: Reading, judged: ReferenceOutput | None
+        self, reading: ModelOutput, judged: ReferenceOutput | None
     ) -> tuple[TokenStats, Masks, LossOutput]:
         """Statistics, masks and loss of a batch."""
         stats = statistics(
@@ -251,7 +251,7 @@ class _Start(TrainerCallback):
         self._trainer.start_pair_log()
 
 
-def _objective(model: Any, ref_model: Any, args: Any) -> Objective:
+def _objective(model: Any, ref_model: Any, args: Any) -> ConfiguredLoss:
     loss = registry.get(args.preference_loss)
     options = build_options(loss, args.loss_options)
     policy = _config(model, args)
@@ -264,7 +264,7 @@ def _objective(model: Any, ref_model: Any, args: Any) -> Objective:
         )
     if hasattr(policy, "vision_config"):
         raise UserError("got a vision-language model, expected a causal language model")
-    return Objective(loss, options, reference_shape(judge))
+    return ConfiguredLoss(loss, options, reference_shape(judge))
 
 
 def _config(model: Any, args: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The faithfulness suite: are summaries still true to their documents?"""

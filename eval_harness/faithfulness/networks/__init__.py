@@ -1,0 +1,1 @@
+"""The networks that scorers ask: found, loaded, and run in batches."""

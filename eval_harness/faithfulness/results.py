@@ -1,0 +1,112 @@
+"""Graded summaries as items and scores that compare, gate and report read; pure."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer, worst_first
+from eval_harness.models.reference import sha
+from eval_harness.stats.clustered import clustered_mean, clusters_of
+from eval_harness.types import ItemRecord, Score
+
+RAW, UNIT = "none", "unit"
+
+
+class Scored(NamedTuple):
+    """One scorer, its digest, and what it found: task -> one Graded per document."""
+
+    scorer: Scorer
+    digest: str
+    graded: dict[str, list[ScoredExample]]
+
+
+def gated_name(metric: Metric) -> str:
+    """The metric's name in a gates file: one from -1 to 1 is gated as (x + 1) / 2."""
+    return f"{metric.name},{RAW if metric.low >= 0 else UNIT}"
+
+
+def _values(metric: Metric, graded: ScoredExample) -> dict[str, Any]:
+    """Numbers of one metric under the names that items carry; a list where there is one per summary."""
+    raw = [float(value) for value in graded.values[metric.name]]
+    found: dict[str, Any] = {f"{metric.name},{RAW}": raw if metric.per_summary else raw[0]}
+    if metric.low < 0:
+        unit = [min(1.0, max(0.0, (value + 1) / 2)) for value in raw]
+        found[gated_name(metric)] = unit if metric.per_summary else unit[0]
+    return found
+
+
+def item_records(
+    task: str, cases: Sequence[Example], prompts: Sequence[str], scored: Sequence[Scored]
+) -> list[ItemRecord]:
+    """One record per document at one temperature.
+
+    Args:
+      task: its name.
+      cases: in document order.
+      prompts: of the same documents.
+      scored: every scorer's findings.
+    """
+    records = []
+    for place, (case, prompt) in enumerate(zip(cases, prompts, strict=True)):
+        metrics: dict[str, Any] = {}
+        evidence: dict[str, list[Any]] = {}
+        for scorer, _, graded in scored:
+            own = graded[task][place]
+            for metric in scorer.metrics:
+                metrics |= _values(metric, own)
+            if worst := worst_first([found for summary in own.evidence for found in summary]):
+                evidence[scorer.metrics[0].name] = [list(found) for found in dict.fromkeys(worst)]
+        records.append(
+            ItemRecord(
+                task=task,
+                doc_id=place,
+                prompt_hash=sha(prompt),
+                doc_hash=sha(json.dumps([case.document, case.reference])),
+                cluster=f"document:{sha(case.document)[:16]}",
+                metrics=metrics,
+                outputs=list(case.summaries),
+                target=case.reference or "",
+                prompt=prompt,
+                evidence=evidence,
+            )
+        )
+    return records
+
+
+def scores_of(task: str, items: Sequence[ItemRecord], scored: Sequence[Scored]) -> list[Score]:
+    """Means over all summaries of a task, with standard errors and 95 % intervals by document.
+
+    `normalised` (the mean in percent) marks the metrics that a comparison without a gates file looks at.
+    """
+    scores = []
+    for scorer, digest, _ in scored:
+        for metric in scorer.metrics:
+            names = dict.fromkeys((f"{metric.name},{RAW}", gated_name(metric)))
+            for name in names:
+                scores.append(_score(task, name, items, metric, digest))
+    return scores
+
+
+def _score(task: str, name: str, items: Sequence[ItemRecord], metric: Metric, digest: str) -> Score:
+    entries = [item.metrics[name] for item in items]
+    lists = [entry if isinstance(entry, list) else [entry] for entry in entries]
+    values = np.array([value for own in lists for value in own])
+    places = [place for place, own in enumerate(lists) for _ in own]
+    found = clustered_mean(values, clusters_of(places))
+    main = metric.main and name == gated_name(metric)
+    reach = float(stats.t.ppf(0.975, found.df)) * found.stderr if found.df else None
+    return Score(
+        task=task,
+        metric=name,
+        value=found.mean,
+        stderr=found.stderr if found.df else None,
+        n=len(items),
+        higher_is_better=metric.higher_is_better,
+        normalised=100.0 * found.mean if main else None,
+        version=digest,
+        low=None if reach is None else found.mean - reach,
+        high=None if reach is None else found.mean + reach,
+    )

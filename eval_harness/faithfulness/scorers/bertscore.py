@@ -1,0 +1,88 @@
+"""BERTScore, on any encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from eval_harness.faithfulness.choice import AGAINST, one_of, other_text
+from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.networks.encoder import Embedded, choose_layer, encoder
+from eval_harness.faithfulness.networks.loading import find_model, model_hash
+from eval_harness.faithfulness.registry import register_scorer
+
+_AT_ONCE = 32  # cases embedded together: bounds the memory of their vectors
+
+
+class Match(NamedTuple):
+    """Precision, recall and F1 of greedy matching, in [-1, 1]."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@register_scorer("bertscore")
+@dataclass(frozen=True)
+class BertScore(Scorer):
+    """BERTScore: greedy matching of token embeddings with the reference (or the document).
+
+    Equation: precision = mean over summary tokens of the best cosine with a token of the other text, recall
+    the reverse, F1 their harmonic mean; CLS and SEP can be matched but do not count. No idf weights, no
+    rescaling. `layer` 0 takes the tuned layer of known models. 0 where a text is empty.
+    Source: Zhang et al. 2020, arXiv 1904.09675; equal to the bert-score package where no text is cut.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("bertscore_f1", low=-1.0),
+        Metric("bertscore_precision", low=-1.0, main=False),
+        Metric("bertscore_recall", low=-1.0, main=False),
+    )
+    model: str = "roberta-large"
+    layer: int = 0
+    against: str = "reference"
+
+    def wants_reference(self) -> bool:
+        """Whether every case needs a reference."""
+        return self.against == "reference"
+
+    def check(self) -> None:
+        """Check options, model and layer."""
+        one_of(self.name, "against", self.against, AGAINST)
+        choose_layer(self.model, find_model(self.model, self.name), self.layer, self.name)
+
+    def models(self) -> dict[str, str]:
+        """Hash of the model."""
+        return {"model": model_hash(find_model(self.model, self.name))}
+
+    def cost(self, cases: Sequence[Example]) -> str:
+        """Number of texts."""
+        texts = {t for case in cases for t in (*case.summaries, other_text(case, self.against))}
+        return f"{len(texts)} texts through {self.model}"
+
+    def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
+        """Score every summary."""
+        folder = find_model(self.model, self.name)
+        layer = choose_layer(self.model, folder, self.layer, self.name)
+        machine = encoder(folder, layer, self.name, self.run_on)
+        graded = []
+        for start in range(0, len(cases), _AT_ONCE):
+            part = cases[start : start + _AT_ONCE]
+            found = machine.embed([t for c in part for t in (other_text(c, self.against), *c.summaries)])
+            graded += [_grade(case, other_text(case, self.against), found) for case in part]
+        return graded
+
+
+def _grade(case: Example, other: str, found: dict[str, Embedded]) -> ScoredExample:
+    matches = [match(found[summary], found[other]) for summary in case.summaries]
+    return ScoredExample({f"bertscore_{m}": tuple(getattr(x, m) for x in matches) for m in Match._fields})
+
+
+def match(summary: Embedded, other: Embedded) -> Match:
+    """Greedy matching of two texts."""
+    if not summary.weights.any() or not other.weights.any():
+        return Match(0.0, 0.0, 0.0)
+    cosines = summary.vectors @ other.vectors.T
+    precision = float((cosines.max(axis=1) * summary.weights).sum() / summary.weights.sum())
+    recall = float((cosines.max(axis=0) * other.weights).sum() / other.weights.sum())
+    total = precision + recall
+    return Match(precision, recall, 2 * precision * recall / total if total else 0.0)

@@ -1,0 +1,42 @@
+"""Self-BLEU by sacrebleu: how alike the samples of one document are."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eval_harness.errors import UserError
+from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.registry import register_scorer
+
+
+@register_scorer("self-bleu")
+@dataclass(frozen=True)
+class SelfBleu(Scorer):
+    """Self-BLEU: mean sentence BLEU of each sample against the others, in [0, 1]; low means diverse.
+
+    Equation: mean_i BLEU(s_i | s_j, j != i), BLEU with effective order.
+    Source: Zhu et al. 2018, arXiv 1802.01886.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("self_bleu", per_summary=False, higher_is_better=False, main=False),
+    )
+    least_samples: ClassVar[int] = 2
+
+    def check(self) -> None:
+        """Check the package."""
+        if importlib.util.find_spec("sacrebleu") is None:
+            raise UserError("a package is missing", got="no sacrebleu", remedy='pip install "sparsepo[eval]"')
+
+    def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
+        """Score every document's samples."""
+        from sacrebleu.metrics.bleu import BLEU
+
+        bleu = BLEU(effective_order=True)
+        graded = []
+        for case in cases:
+            own = case.summaries
+            found = [bleu.sentence_score(text, [*own[:i], *own[i + 1 :]]).score for i, text in enumerate(own)]
+            graded.append(ScoredExample({"self_bleu": (min(1.0, sum(found) / len(found) / 100.0),)}))
+        return graded

@@ -1,0 +1,70 @@
+"""SummaC-Conv: a small trained layer over histograms of sentence-level entailment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.networks.convolution import (
+    WEIGHTS,
+    Convolution,
+    load_convolution,
+    weights_path,
+)
+from eval_harness.faithfulness.networks.entailment import (
+    MODEL,
+    Entailment,
+    Image,
+    count_pairs,
+    document_pairs,
+    proof,
+)
+from eval_harness.faithfulness.per_case import by_case
+from eval_harness.faithfulness.registry import register_scorer
+from eval_harness.models.reference import hash_files
+
+
+@register_scorer("summac-conv")
+@dataclass(frozen=True)
+class SummacConv(Scorer):
+    """SummaC-Conv: probability that a summary is faithful, trained on histograms of entailment.
+
+    Per summary sentence (the first ten) the entailments by all document sentences are counted in 23 bins; a
+    linear layer makes a number of it, their mean goes through a last layer and a softmax. `weights` is the
+    file of both layers. An empty summary counts as one sentence with one entailment of 0.
+    Source: Laban et al. 2022, TACL 10, arXiv 2111.09525, as in the authors' release 0.0.4.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_conv", threshold=0.5),)
+    model: str = MODEL
+    weights: str = WEIGHTS
+    labels: str = ""
+    document_sentences: int = 100
+
+    def _entailment(self) -> Entailment:
+        return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
+
+    def check(self) -> None:
+        """Check model, labels and weights."""
+        self._entailment().check(need_contradiction=False)
+        load_convolution(weights_path(self.weights))
+
+    def models(self) -> dict[str, str]:
+        """Hashes of model and weights."""
+        return {"model": self._entailment().hash(), "weights": hash_files([weights_path(self.weights)])}
+
+    def cost(self, cases: Sequence[Example]) -> str:
+        """Number of sentence pairs."""
+        return count_pairs(document_pairs(cases), self.document_sentences, self.model)
+
+    def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
+        """Score every summary."""
+        layers = load_convolution(weights_path(self.weights))
+        found = [convolved(image, layers) for image in self._entailment().images(document_pairs(cases))]
+        return by_case(cases, "summac_conv", [value for value, _ in found], [shown for _, shown in found])
+
+
+def convolved(image: Image, layers: Convolution) -> tuple[float, tuple[Evidence, ...]]:
+    """SummaC-Conv of an image, and the sentences that pull it down, each scored as if it were alone."""
+    features = layers.per_sentence(image.entailment)
+    return layers.probability(float(features.mean())), proof(image, [layers.probability(f) for f in features])

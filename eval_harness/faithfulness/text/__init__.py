@@ -1,0 +1,1 @@
+"""Sentences, words and chunks of a text, by rule."""

@@ -1,0 +1,1 @@
+"""From two runs to a verdict: comparison, gates, decision, reports."""

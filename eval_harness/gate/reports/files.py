@@ -1,0 +1,58 @@
+"""The report folder: written whole, read back, cleared before a new decision."""
+
+import json
+from pathlib import Path
+
+from eval_harness.errors import UserError
+from eval_harness.gate.reports import html, junit, markdown
+from eval_harness.gate.verdicts import Decision
+from eval_harness.run.folder import write_text
+
+PAGE, COMMENT, JUNIT, DATA = "report.html", "report.md", "junit.xml", "report.json"
+
+
+def render_all(decision: Decision) -> dict[str, str]:
+    """File name -> text, the machine-readable decision last."""
+    return {
+        PAGE: html.render(decision),
+        COMMENT: markdown.render(decision),
+        JUNIT: junit.render(decision),
+        DATA: json.dumps(decision.to_json(), indent=1, ensure_ascii=False) + "\n",
+    }
+
+
+def write_reports(folder: Path, decision: Decision) -> Path:
+    """Write all four files; return the page. Raises UserError: the folder cannot be written."""
+    try:
+        for name, text in render_all(decision).items():
+            # A lone surrogate, which a model's output may hold, is no UTF-8.
+            write_text(folder / name, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    except OSError as error:
+        raise UserError(
+            "the report cannot be written", got=f"{folder}: {error.strerror}", remedy="--report DIR"
+        ) from error
+    return folder / PAGE
+
+
+def discard_reports(folder: Path) -> None:
+    """Remove an earlier decision's files, so that a comparison that fails leaves no old verdict behind."""
+    try:
+        for name in (PAGE, COMMENT, JUNIT, DATA):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            "an earlier report cannot be removed", got=f"{folder}: {error.strerror}", remedy="--report DIR"
+        ) from error
+
+
+def read_decision(folder: Path) -> Decision | None:
+    """The decision in a report folder, None where there is none. Raises UserError: unreadable."""
+    path = folder / DATA
+    if not path.is_file():
+        return None
+    try:
+        return Decision.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            "unreadable report", got=f"{path}: {error}", remedy="eval-harness gate ..."
+        ) from error

@@ -1,0 +1,131 @@
+"""The words and numbers that every report shares."""
+
+from itertools import zip_longest
+from typing import Any
+
+from eval_harness.gate.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, Verdict
+
+MEANING = {
+    KEPT: "a drop as large as the margin is excluded",
+    REGRESSED: "worse than the baseline, and a drop as large as the margin is not excluded",
+    UNDECIDED: "the items neither exclude a drop as large as the margin nor show that there is one",
+}
+
+
+# Where every blocking gate asks for superiority (margin 0).
+BETTER = {
+    KEPT: "it is better than the baseline",
+    REGRESSED: "it is worse than the baseline",
+    UNDECIDED: "the items show neither that it is better nor that it is worse",
+}
+
+
+def meaning(decision: Decision) -> str:
+    """What the verdict says about the candidate."""
+    asked = {gate.margin == 0 for gate in decision.gates if gate.blocking}
+    return (BETTER if asked == {True} else MEANING)[decision.verdict]
+
+
+def headline(decision: Decision) -> str:
+    """One sentence: what was decided, by which gates."""
+    blocking = [gate for gate in decision.gates if gate.blocking]
+    deciding = [gate.name for gate in blocking if gate.verdict == decision.verdict]
+    if decision.verdict == KEPT:
+        return f"All {len(blocking)} blocking gates are kept." if len(blocking) > 1 else "The gate is kept."
+    shown = ", ".join(deciding[:4]) + (", ..." if len(deciding) > 4 else "")
+    what = "regressed" if decision.verdict == REGRESSED else "undecided"
+    return f"{len(deciding)} of {len(blocking)} blocking gates {what}: {shown}."
+
+
+def level(decision: Decision) -> str:
+    """Name of the interval, both of whose ends hold with error alpha: alpha 0.05 gives `90 % interval`."""
+    return f"{100 * (1 - 2 * decision.alpha):g} % interval"
+
+
+def interval(gate: Verdict) -> str:
+    """The interval of the difference."""
+    return f"[{gate.paired.low:+.3f}, {gate.paired.high:+.3f}]"
+
+
+def p_value(value: float) -> str:
+    """Three digits, or `< 0.001`."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def items(gate: Verdict) -> str:
+    """Item count, with observations and clusters where they differ."""
+    parts = [str(gate.items)]
+    if gate.paired.n != gate.items:
+        parts.append(f"{gate.paired.n} observations")
+    if gate.paired.clusters != gate.paired.n:
+        parts.append(f"{gate.paired.clusters} clusters")
+    return ", ".join(parts)
+
+
+def remarks(gate: Verdict) -> list[str]:
+    """What a reader must know besides the numbers, most urgent first."""
+    found = []
+    if gate.needed is not None:
+        found.append(f"about {gate.needed} items would decide it, {gate.needed - gate.items} more")
+    elif gate.verdict == UNDECIDED:
+        found.append("more items of the same kind would not decide it")
+    if not gate.blocking:
+        found.append("not blocking")
+    return found + list(gate.notes)
+
+
+def table(decision: Decision) -> str:
+    """The decision for a terminal."""
+    rows = [("gate", "verdict", "difference", level(decision), "margin", "baseline", "candidate", "items")]
+    for gate in decision.gates:
+        found = gate.paired
+        ends = (f"{found.baseline:.3f}", f"{found.candidate:.3f}", items(gate))
+        rows.append(
+            (gate.name, gate.verdict, f"{found.difference:+.3f}", interval(gate), f"{gate.margin:g}", *ends)
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    for number, gate in enumerate(decision.gates, start=1):
+        detail = "; ".join([tests(gate), *remarks(gate)])
+        lines[number] += f"\n    {detail}"
+    models = f"{decision.candidate.label} against {decision.baseline.label}"
+    first = f"{decision.verdict}  {models}: {headline(decision)}"
+    measured = (f"{name}: {text}" for name, text in decision.facts)
+    return "\n".join([first, *lines, *measured, *(f"note: {note}" for note in decision.notes)])
+
+
+def tests(gate: Verdict) -> str:
+    """Method, its p and the change counts."""
+    found = gate.paired
+    counts = f"{found.lost} lost, {found.gained} gained (discordance {found.discordance:.3f}"
+    effect = f", design effect {found.design_effect:.2f}" if found.clusters != found.n else ""
+    return f"{counts}{effect}); p of a drop {p_value(found.p)}, Holm {p_value(gate.p_holm)} ({found.method})"
+
+
+def target(flip: Flip) -> str:
+    """The right answer; of a choice given by its number, the choice too."""
+    if flip.target.isdecimal() and int(flip.target) < len(flip.choices):
+        return f"{flip.target}: {flip.choices[int(flip.target)].strip()}"
+    return flip.target
+
+
+def side_by_side(flip: Flip) -> list[tuple[list[Any] | None, list[Any] | None]]:
+    """Baseline's and candidate's weakest sentences in rows, None where one side has fewer."""
+    return list(zip_longest(flip.baseline_evidence, flip.candidate_evidence))
+
+
+def evidence(found: list[Any] | None) -> str:
+    """A summary sentence, its score and the document's nearest sentence, in one line."""
+    return "" if found is None else f"{found[2]:.3f}  {found[1]}  (document: {found[0]})"
+
+
+def answer(flip: Flip, outputs: list[Any]) -> str:
+    """One model's output: the generated text, or the log-probability of every choice, best first marked."""
+    if not flip.choices or len(flip.choices) != len(outputs):
+        return "\n".join(str(output) for output in outputs)
+    values = [float(output[0]) for output in outputs]
+    best = max(values)
+    return "\n".join(
+        f"{'>' if value == best else ' '} {value:9.2f} nats  {choice.strip()}"
+        for value, choice in zip(values, flip.choices, strict=True)
+    )

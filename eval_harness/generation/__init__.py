@@ -1,6 +1,0 @@
-"""Prompts in, texts out, for any model reference: batched, sampled, on disk as each batch is finished."""
-
-from eval_harness.generation.run import generate, plan_generation
-from eval_harness.generation.types import Prompt, Sample, Sampling
-
-__all__ = ["Prompt", "Sample", "Sampling", "generate", "plan_generation"]

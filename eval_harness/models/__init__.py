@@ -1,0 +1,1 @@
+"""A model that is asked: reference and identity, engines, checks, endpoints, generation."""

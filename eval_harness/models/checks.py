@@ -1,0 +1,211 @@
+"""Whether a model can be asked what the tasks will ask, looked for before it is loaded."""
+
+import importlib.util
+from typing import Any
+
+from eval_harness.errors import UserError, first_line
+from eval_harness.models.reference import ModelRef, chat_template
+from eval_harness.models.settings import Settings
+
+ENDPOINT_CONTEXT = 2048  # lm-eval's default for an endpoint, whose model says nothing of itself
+# Scoring: hf never feeds the last token, vllm must generate one, an endpoint's length is taken as it is.
+_SPARE = {"hf": -1, "vllm": 1, "endpoint": 0}
+
+
+def check_endpoint(ref: ModelRef, settings: Settings, *, cached: bool) -> None:
+    """Raise UserError for an endpoint that does not answer, or that nothing identifies in the cache."""
+    import urllib.error
+    import urllib.request
+
+    if cached and not ref.model_id:
+        raise UserError(
+            "an endpoint's weights cannot be hashed",
+            got="no --model-id",
+            expected="--model-id NAME",
+            remedy="name the exact weights it serves, or pass --no-cache",
+        )
+    if settings.endpoint == "completions" and ref.tokenizer is None:
+        raise UserError(
+            "a completions endpoint needs the model's tokenizer",
+            got="none",
+            expected="--tokenizer DIR",
+            remedy="pass the folder that holds its tokenizer",
+        )
+    try:
+        with urllib.request.urlopen(f"{ref.url}/models", timeout=10) as reply:
+            reply.read()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise UserError(
+                "the endpoint refuses the key", got=error.code, expected="a valid OPENAI_API_KEY"
+            ) from error
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise UserError(
+            "endpoint not reachable",
+            got=f"{ref.url}: {first_line(error)}",
+            expected="an OpenAI-compatible server",
+            remedy="start it, or correct the address (it usually ends in /v1)",
+        ) from error
+
+
+def check_answerable(ref: ModelRef, settings: Settings, tasks: dict[str, Any]) -> None:
+    """Raise UserError for tasks that a chat endpoint cannot answer (it gives no log-probabilities)."""
+    if settings.endpoint != "chat" or ref.kind != "endpoint":
+        return
+    scored = [n for n, t in tasks.items() if t.get_config("output_type") != "generate_until"]
+    if scored:
+        raise UserError(
+            "a chat endpoint gives no log-probabilities",
+            got=f"{len(scored)} tasks, e.g. {scored[0]}",
+            expected="generated answers only",
+            remedy="--endpoint completions, or --tasks ifeval",
+        )
+
+
+def check_weights_fit(ref: ModelRef) -> None:
+    """Compare the checkpoint's tensors with the architecture, on the meta device (only headers are read).
+
+    transformers fills missing weights with random numbers and goes on; here that is an error.
+
+    Raises:
+      UserError: tensors missing, of another shape, or an unknown architecture.
+    """
+    import transformers
+
+    if ref.path is None:
+        return
+    if importlib.util.find_spec("accelerate") is None:
+        raise UserError(
+            "a package is missing",
+            got="no accelerate",
+            expected="accelerate",
+            remedy='pip install "lm-eval[hf]==0.4.13"',
+        )
+    remedy = "copy or save the checkpoint again"
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    # Unknown architectures, bad configs and wrong shapes raise many types; all are about these files.
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(ref.path))
+        if getattr(config, "quantization_config", None) is not None:
+            return  # packed tensors are laid out by the quantiser, which checks them itself
+        _, info = transformers.AutoModelForCausalLM.from_pretrained(
+            str(ref.path), config=config, device_map="meta", output_loading_info=True
+        )
+    except Exception as error:
+        raise UserError(
+            "the checkpoint does not make a causal model",
+            got=first_line(error),
+            expected="config.json and weights that fit it",
+            remedy=remedy,
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            "corrupt weights",
+            got=f"{len(missing)} tensors missing, e.g. {missing[0]}",
+            expected="every tensor of the architecture",
+            remedy=remedy,
+        )
+
+
+def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
+    """The tokenizer alone, None for a chat endpoint.
+
+    Raises:
+      UserError: unreadable, or without a chat template where one is asked for.
+    """
+    if ref.tokenizer is None:
+        return None
+    import transformers
+
+    if settings.chat_template and settings.endpoint != "chat" and not chat_template(ref.tokenizer):
+        raise UserError(
+            "the tokenizer has no chat template",
+            got=ref.tokenizer.name,
+            expected="chat_template",
+            remedy="drop --chat-template, or save a template with the tokenizer",
+        )
+    # transformers raises many types here (ValueError, OSError, pyo3 exceptions); all mean the same to the
+    # user.
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer))
+    except Exception as error:
+        raise UserError(
+            "the tokenizer cannot be read",
+            got=first_line(error),
+            expected="tokenizer files",
+            remedy="save the tokenizer again, or pass --tokenizer DIR",
+        ) from error
+
+
+def context_length(ref: ModelRef, settings: Settings, tokenizer: Any) -> int:
+    """Context length in tokens that the backend will use."""
+    if settings.limit_context:
+        return settings.limit_context
+    if ref.path is None:
+        return ENDPOINT_CONTEXT - 1
+    import transformers
+    from lm_eval.models.utils import resolve_max_length
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(ref.path))
+    except Exception as error:  # unknown architecture, bad values: many types, one meaning
+        raise UserError(
+            "the model's config cannot be read", got=first_line(error), expected="config.json"
+        ) from error
+    return int(resolve_max_length(config, tokenizer))
+
+
+def too_long(
+    tasks: dict[str, Any], tokenizer: Any, context: int, default_new: int, spare: int
+) -> list[tuple[str, int, int]]:
+    """Requests that do not fit: (task, tokens needed, document).
+
+    A prompt of b UTF-8 bytes has at most b tokens and a few special ones, so only prompts near the limit are
+    tokenised. `default_new` tokens are generated where a task names no maximum; `spare` is what a backend
+    needs besides prompt and scored continuation.
+    """
+    found = []
+    for name, task in tasks.items():
+        for request in task.instances:
+            text, extra = str(request.args[0]), 0
+            if request.request_type == "generate_until":
+                extra = int(request.args[1].get("max_gen_toks", default_new))
+            else:
+                text += "".join(str(a) for a in request.args[1:2])
+            if len(text.encode("utf-8")) + 8 + extra <= context:
+                continue
+            need = len(tokenizer(text).input_ids) + (extra or spare)
+            if need > context:
+                found.append((name, need, int(request.doc_id)))
+    return found
+
+
+def check_context(
+    loaded: dict[str, Any], ref: ModelRef, settings: Settings, tokenizer: Any
+) -> dict[str, int]:
+    """Number of truncated requests per task, empty normally.
+
+    Raises:
+      UserError: some request does not fit and truncation was not allowed.
+    """
+    if tokenizer is None:
+        return {}
+    context = context_length(ref, settings, tokenizer)
+    kind = "endpoint" if ref.kind == "endpoint" else settings.backend
+    found = too_long(loaded, tokenizer, context, default_new=256, spare=_SPARE[kind])
+    if found and not settings.allow_truncation:
+        task, need, doc = max(found, key=lambda f: f[1])
+        raise UserError(
+            f"{len(found)} requests are longer than the model's context",
+            got=f"{need} tokens ({task}, document {doc})",
+            expected=f"at most {context}",
+            remedy="fewer shots or new tokens, a model with more context, or "
+            "--allow-truncation (cut from the left, counted in the result)",
+        )
+    counts: dict[str, int] = {}
+    for task, _, _ in found:
+        counts[task] = counts.get(task, 0) + 1
+    return counts

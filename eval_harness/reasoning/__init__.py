@@ -1,0 +1,1 @@
+"""The reasoning suite: lm-eval's tasks on a checkpoint."""

@@ -1,0 +1,151 @@
+"""An lm-eval model that asks only for what the store does not hold, and stores each batch as it is finished.
+
+Why numbers survive a kill unchanged: the hf backend sorts requests by length and answers them in fixed-size
+batches; batches are stored whole, so what is left after a kill is a suffix of that order and falls into the
+same batches with the same padding.
+"""
+
+import json
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+from eval_harness.models.answer_store import AnswerStore, entry_key
+
+# Written by lm-eval where an endpoint returned no content; never stored, so that a second run asks again.
+FAILED = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
+
+
+class AnswerCache:
+    """Receives answers from lm-eval's cache hook and writes them to the store batch by batch."""
+
+    def __init__(
+        self, store: AnswerStore, namespace: str, versions: dict[str, str], *, each: bool = False
+    ) -> None:
+        """Bind a store.
+
+        Args:
+          store: where answers go.
+          namespace: key of model and settings.
+          versions: task name -> version of its definition.
+          each: commit every answer at once (endpoints) instead of every batch.
+        """
+        self.store, self.namespace, self.versions, self.each = store, namespace, versions, each
+        self.counts: Counter[str] = Counter()
+        self.done: dict[str, Any] = {}
+        self._batch: dict[str, Any] = {}
+        self._waiting: dict[str, deque[str]] = {}
+
+    def keys(self, kind: str, requests: list[Any]) -> list[str]:
+        """Store keys of requests, distinct even for identical ones."""
+        seen: Counter[str] = Counter()
+        keys = []
+        for request in requests:
+            version = self.versions.get(request.task_name or "", "")
+            first = entry_key(self.namespace, request.task_name or "", version, kind, request.args)
+            keys.append(f"{first}-{seen[first]}")
+            seen[first] += 1
+        return keys
+
+    def expect(self, kind: str, keys: list[str], requests: list[Any]) -> None:
+        """Note which keys the coming answers belong to."""
+        waiting: dict[str, deque[str]] = defaultdict(deque)
+        variants: dict[str, set[str]] = defaultdict(set)
+        for key, request in zip(keys, requests, strict=True):
+            signature = _signature(kind, request.args)
+            waiting[signature].append(key)
+            variants[signature].add(json.dumps(request.args, default=str, sort_keys=True))
+        # One prompt under two generation settings cannot be told apart in the hook (vllm reports changed
+        # settings); such answers wait for the end of the call.
+        self._waiting = {s: k for s, k in waiting.items() if len(variants[s]) == 1}
+        self.done, self._batch = {}, {}
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """lm-eval's CacheHook interface: called once per answer after each batch."""
+        queue = self._waiting.get(_signature(attr, req))
+        if not queue or res == FAILED:
+            return
+        self._batch[queue.popleft()] = res
+        if self.each:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write the finished batch."""
+        self.store.write(self._batch)
+        self.done.update(self._batch)
+        self._batch = {}
+
+    def answer(
+        self, kind: str, requests: list[Any], ask: Callable[[list[Any]], list[Any]], piece: int
+    ) -> list[Any]:
+        """Answers in order: from the store, else from the model, `piece` requests at once (0: all)."""
+        keys = self.keys(kind, requests)
+        answers = {key: _decode(kind, value) for key, value in self.store.read(keys).items()}
+        todo = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in answers]
+        self.counts["reused"] += len(answers)
+        self.counts["computed"] += len(todo)
+        for start in range(0, len(todo), piece or len(todo) or 1):
+            part = todo[start : start + (piece or len(todo))]
+            self.expect(kind, [k for k, _ in part], [r for _, r in part])
+            got = ask([r for _, r in part])
+            self.commit()
+            late = {k: a for (k, _), a in zip(part, got, strict=True) if k not in self.done and a != FAILED}
+            self.store.write(late)
+            for (key, _), value in zip(part, got, strict=True):
+                answers[key] = self.done.get(key, value)
+                self.counts["failed"] += value == FAILED
+        return [answers[key] for key in keys]
+
+
+def _signature(kind: str, args: Any) -> str:
+    parts = list(args)[:1] if kind == "generate_until" else list(args)
+    return json.dumps([kind, *parts], default=str)
+
+
+def _decode(kind: str, value: Any) -> Any:
+    # JSON has no tuples; lm-eval unpacks (log-probability, is greedy).
+    return tuple(value) if kind == "loglikelihood" else value
+
+
+def resumable(base: type) -> type:
+    """Subclass an lm-eval model class so that it answers through a journal (attribute `journal`)."""
+
+    class Resumable(base):  # type: ignore[misc]
+        """The same model, with answers on disk."""
+
+        journal: AnswerCache
+        piece = 0
+
+        def attach(self, journal: AnswerCache, piece: int) -> None:
+            """Connect the store; `piece` bounds how many requests the engine gets at once (0: all)."""
+            self.journal, self.piece = journal, piece
+            self.set_cache_hook(journal)
+
+        def loglikelihood(self, requests: list[Any], **kwargs: Any) -> list[Any]:
+            ask = super().loglikelihood
+            return self.journal.answer(
+                "loglikelihood", requests, lambda part: ask(part, **kwargs), self.piece
+            )
+
+        def generate_until(self, requests: list[Any], **kwargs: Any) -> list[Any]:
+            ask = super().generate_until
+            return self.journal.answer(
+                "generate_until", requests, lambda part: ask(part, **kwargs), self.piece
+            )
+
+        def loglikelihood_rolling(self, requests: list[Any], **kwargs: Any) -> list[Any]:
+            ask = super().loglikelihood_rolling
+            run: Callable[[list[Any]], list[Any]] = lambda part: ask(part, **kwargs)  # noqa: E731
+            return self.journal.answer("loglikelihood_rolling", requests, run, self.piece)
+
+        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
+            # The hook has heard of the whole previous batch by the time the next one starts.
+            self.journal.commit()
+            return super()._model_call(*args, **kwargs)
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            self.journal.commit()
+            return super()._model_generate(*args, **kwargs)
+
+    Resumable.__name__ = f"Resumable{base.__name__}"
+    return Resumable

@@ -1,0 +1,41 @@
+"""Row converters: other layouts of public data into the columns a shipped task expects; pure functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from eval_harness.errors import UserError
+from eval_harness.run.registry import near
+
+Row = dict[str, Any]
+CONVERTERS: dict[str, Callable[[Row], Row]] = {}
+
+
+def converter(function: Callable[[Row], Row]) -> Callable[[Row], Row]:
+    """Register under the function's name."""
+    CONVERTERS[function.__name__] = function
+    return function
+
+
+def get_converter(name: str) -> Callable[[Row], Row]:
+    """Return a converter; an unknown name raises UserError with near matches."""
+    if name not in CONVERTERS:
+        raise UserError("unknown row converter", got=name, expected=near(name, sorted(CONVERTERS)))
+    return CONVERTERS[name]
+
+
+@converter
+def arc_original(row: Row) -> Row:
+    """AI2's own ARC layout, {question: {stem, choices: [{text, label}]}}, to allenai/ai2_arc's columns."""
+    choices = row["question"]["choices"]
+    return {
+        "id": row["id"],
+        "question": row["question"]["stem"],
+        "choices": {"text": [c["text"] for c in choices], "label": [c["label"] for c in choices]},
+        "answerKey": row["answerKey"],
+    }
+
+
+@converter
+def musr_choices(row: Row) -> Row:
+    """MuSR with `choices` as a list, to the hub's column: the text of a Python list."""
+    return {**row, "choices": row["choices"] if isinstance(row["choices"], str) else repr(row["choices"])}

@@ -1,0 +1,145 @@
+"""lm-eval's result tables and sample logs into Scores and ItemRecords; pure."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from eval_harness.reasoning.normalise import mean, normalise, weighted_mean
+from eval_harness.reasoning.preset import Group, Preset
+from eval_harness.run.folder import plain
+from eval_harness.types import ItemRecord, Score
+
+GROUP = "group:"
+
+
+def task_scores(
+    results: dict[str, Any],
+    preset: Preset,
+    sizes: dict[str, int],
+    versions: dict[str, str],
+    notes: dict[str, list[str]],
+) -> list[Score]:
+    """One Score per task and metric, in preset order.
+
+    Args:
+      results: lm-eval's `results` table.
+      preset: what was run.
+      sizes: documents per task.
+      versions: task -> definition version.
+      notes: task -> why its scores are not comparable with published ones (empty: they are).
+    """
+    scores = []
+    for task, group in preset.tasks().items():
+        table = results[task]
+        for metric in (m for m in table if "," in m and "_stderr" not in m):
+            name, _, which = metric.partition(",")
+            stderr = table.get(f"{name}_stderr,{which}")
+            main = metric in group.metrics
+            scores.append(
+                Score(
+                    task=task,
+                    metric=metric,
+                    value=float(table[metric]),
+                    n=sizes[task],
+                    version=versions[task],
+                    stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                    shots=group.shots,
+                    normalised=normalise(float(table[metric]), group.tasks[task]) if main else None,
+                    comparable=not notes.get(task),
+                    notes=tuple(notes.get(task, ())),
+                )
+            )
+    return scores
+
+
+def group_scores(scores: list[Score], preset: Preset) -> list[Score]:
+    """Group and average scores by the leaderboard's rules, named `group:<name>` and `group:average`."""
+    by_key = {(s.task, s.metric): s for s in scores}
+    groups: list[Score] = []
+    means: list[float] = []
+    for group in preset.groups:
+        per_metric = [_group_score(group, m, [by_key[t, m] for t in group.tasks]) for m in group.metrics]
+        groups += per_metric
+        means.append(mean([s.normalised for s in per_metric if s.normalised is not None]))
+    if preset.average:
+        total = sum(s.n for s in {g.task: g for g in groups}.values())
+        groups.append(
+            Score(
+                f"{GROUP}average",
+                "normalised",
+                mean(means) / 100.0,
+                None,
+                total,
+                normalised=mean(means),
+                comparable=all(g.comparable for g in groups),
+            )
+        )
+    return groups
+
+
+def _group_score(group: Group, metric: str, parts: list[Score]) -> Score:
+    value = weighted_mean([s.value for s in parts], [s.n for s in parts])
+    if group.normalise == "subtasks":
+        scaled = mean([normalise(s.value, group.tasks[s.task]) for s in parts])
+    else:
+        scaled = normalise(value, next(iter(group.tasks.values())))
+    notes = tuple(dict.fromkeys(note for s in parts for note in s.notes))
+    return Score(
+        f"{GROUP}{group.name}",
+        metric,
+        value,
+        None,
+        sum(s.n for s in parts),
+        normalised=scaled,
+        shots=group.shots,
+        comparable=not notes,
+        notes=notes,
+    )
+
+
+def item_records(samples: dict[str, list[dict[str, Any]]], preset: Preset) -> list[ItemRecord]:
+    """One record per task and document; lm-eval's one sample per filter is merged."""
+    records = []
+    for task, group in preset.tasks().items():
+        merged: dict[int, dict[str, Any]] = {}
+        for sample in samples[task]:
+            entry = merged.setdefault(int(sample["doc_id"]), {"sample": sample, "metrics": {}})
+            which = sample["filter"]
+            entry["metrics"].update({f"{m},{which}": plain(sample[m]) for m in sample["metrics"]})
+        records += [_record(task, group, e["sample"], e["metrics"]) for _, e in sorted(merged.items())]
+    return records
+
+
+def _record(task: str, group: Group, sample: dict[str, Any], metrics: dict[str, Any]) -> ItemRecord:
+    # One answer per request; repeats of a sampled generation stay a list.
+    outputs = [r[0] if len(r) == 1 else list(r) for r in sample["resps"]]
+    return ItemRecord(
+        task=task,
+        doc_id=int(sample["doc_id"]),
+        prompt_hash=sample["prompt_hash"],
+        doc_hash=sample["doc_hash"],
+        cluster=cluster_key(group.cluster, sample["doc"]),
+        metrics=metrics,
+        outputs=plain(outputs),
+        target=str(sample["target"]),
+        prompt=str(sample["arguments"][0][0]),
+        # Of a generated answer the second argument is its settings.
+        choices=[a[1] for a in sample["arguments"] if len(a) > 1 and isinstance(a[1], str)],
+    )
+
+
+def cluster_key(column: str, doc: dict[str, Any]) -> str:
+    """Key equal for documents with the same value in `column`, whatever the task: `column:sha256[:16]`."""
+    text = json.dumps(plain(doc[column]), sort_keys=True, ensure_ascii=False)
+    return f"{column}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def value_from_items(items: Iterable[ItemRecord], task: str, metric: str) -> float:
+    """Mean of a metric over a task's items, instruction-level lists flattened: a score from its records."""
+    values: list[float] = []
+    for item in items:
+        if item.task == task:
+            value = item.metrics[metric]
+            values += [float(v) for v in value] if isinstance(value, list) else [float(value)]
+    return mean(values)

@@ -1,1 +1,0 @@
-"""What scorers stand on: cases, the registry, words, model folders, batched pairs."""

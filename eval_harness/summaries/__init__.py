@@ -1,1 +1,0 @@
-"""What the faithfulness suite is made of: presets, documents, results."""

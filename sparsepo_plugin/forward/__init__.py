@@ -1,0 +1,1 @@
+"""A model's forward pass becomes token statistics: windows, states, heads, runner, statistics."""

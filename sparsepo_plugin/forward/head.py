@@ -1,0 +1,129 @@
+"""Take final hidden states off a model at its output head, and use the head's weights through its own call.
+
+The head multiplies one position, or the chosen ones, instead of all: what the model does before and after it
+stays the model's own. Frameworks that gather a sharded weight do so by hooks on the head's call, which is
+why the statistics are computed inside such a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsepo_plugin.forward.head_weights import HeadWeights, LogitMap
+
+
+class HeadHook:
+    """Hooks on the output head of one model.
+
+    Args:
+      model: a transformers model; its ``get_output_embeddings`` names the head.
+
+    Attributes:
+      head: the output head, None where the model names none.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.head: nn.Module | None = model.get_output_embeddings()
+
+    def plain(self) -> bool:
+        """Whether the head is a matrix with an optional bias and nothing else, in a floating dtype."""
+        head = self.head
+        return (
+            head is not None
+            and type(head).forward is nn.Linear.forward
+            and "forward" not in vars(head)
+            and isinstance(head.weight, Tensor)
+            and head.weight.is_floating_point()
+        )
+
+    @contextmanager
+    def catching(self, index: Tensor, *, compute: bool) -> Iterator[CapturedStates]:
+        """Within the context the model's next forward pass leaves its final hidden states at ``index``.
+
+        Args:
+          index: flat positions in [rows, seq] of the model's own layout, [n].
+          compute: true: the model's logits are those of ``index``, [1, n, vocab]; false: none are computed
+            and the model's output holds the image of LogitMap.grid in their place.
+        """
+        assert self.head is not None
+        caught = CapturedStates(index)
+        # The last of the hooks before the head: all others, such as a recorder's, see every position.
+        handles = [self.head.register_forward_pre_hook(caught.take_input(compute))]
+        if not compute:
+            handles.append(self.head.register_forward_hook(caught.replace_output))
+        try:
+            yield caught
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class CapturedStates:
+    """What one forward pass left.
+
+    Attributes:
+      hidden: final hidden states at the index, [n, hidden]; None if the head was not called as expected.
+      calls: how often the head was called.
+      everything: final hidden states of all positions, [rows, seq, hidden].
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        self._index, self.calls = index, 0
+        self.hidden: Tensor | None = None
+        self.everything: Tensor | None = None
+        self._grid: Tensor | None = None
+
+    def take_input(self, compute: bool) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+        """Hook before the head: keep the states, and give the head what it shall multiply."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            self.calls += 1
+            if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim != 3:
+                return None
+            self.everything = inputs[0]
+            self.hidden = self.everything.flatten(0, 1).index_select(0, self._index)
+            return (self.hidden[None] if compute else self.everything[:1, :1].detach(),)
+
+        return hook
+
+    def replace_output(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Hook after the head: the grid instead of a logit nobody needs."""
+        self._grid = LogitMap.grid(output)
+        return self._grid
+
+    def logit_map(self, logits: Tensor) -> LogitMap | None:
+        """What the model made of the grid; None if it is not understood."""
+        if self._grid is None or self.hidden is None or self.calls != 1:
+            return None
+        return LogitMap.recognise(self._grid, logits)
+
+
+def call_head(head: nn.Module, hidden: Tensor, compute: Callable[[Tensor, HeadWeights], Any]) -> Any:
+    """Call the head with another arithmetic, so that the hooks on it see an ordinary call.
+
+    Args:
+      head: a plain output head.
+      hidden: what the head is called with.
+      compute: maps what the head was called with and its weights to tensors.
+    """
+
+    def forward(states: Tensor) -> Any:
+        return compute(states, HeadWeights(head.weight, head.bias))  # type: ignore[arg-type]
+
+    head.forward = forward
+    try:
+        return head(hidden)
+    finally:
+        del head.forward
+
+
+@contextmanager
+def open_head(head: nn.Module) -> Iterator[HeadWeights]:
+    """The weights of a head that is not sharded."""
+    with torch.no_grad():
+        yield HeadWeights(head.weight, head.bias)  # type: ignore[arg-type]

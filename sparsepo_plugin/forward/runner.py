@@ -1,0 +1,240 @@
+"""Run one model on a batch and take from it what a loss reads, at the response positions alone.
+
+Three ways, each the fall-back of the one before: statistics from final hidden states (``auto``), the model's
+own logits at the response positions (``rows``), the logits of all positions (``off``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.forward.block_states import BlockStates
+from sparsepo_plugin.forward.head import CapturedStates, HeadHook, call_head, open_head
+from sparsepo_plugin.forward.statistics import HeadWeights, LogitMap, ReferenceRows, fused_statistics
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, TokenValues, spread, statistics_at
+from sparsepo_plugin.forward.window import ResponseWindow
+from sparsepo_plugin.types import TokenStats
+
+HEAD_MODES = ("auto", "rows", "off")
+
+
+class ModelOutput(NamedTuple):
+    """One model's view of a batch of pairs.
+
+    Attributes:
+      window: where the responses lie; everything below is cut to it.
+      positions: rows of ``logits`` that predict the response tokens, [n], in row order.
+      logits: [tokens, vocab]; None where the statistics come from the states.
+      states: final hidden states that predict the response tokens, [n, hidden], or None.
+      logit_map: what the model does after its head.
+      head: the model's output head.
+      hidden_states: of blocks 1..L, each [2 * pairs, width, hidden]; empty if not asked for.
+      aux_loss: the model's own auxiliary loss, or 0.
+    """
+
+    window: ResponseWindow
+    positions: Tensor
+    logits: Tensor | None
+    states: Tensor | None
+    logit_map: LogitMap
+    head: nn.Module | None
+    hidden_states: tuple[Tensor, ...]
+    aux_loss: Any = 0
+
+    def first_rows(self, rows: int) -> ModelOutput:
+        """The statistics' part of the first rows of the window."""
+        window = ResponseWindow(*(value[:rows] for value in self.window))
+        count = len(window.predicting()[0])
+        states = None if self.states is None else self.states[:count]
+        return self._replace(window=window, positions=self.positions[:count], states=states)
+
+
+class ForwardRunner:
+    """Runs a model, in the cheapest of the ways that it allows.
+
+    Args:
+      model: the transformers (or PEFT) model whose head and blocks are watched.
+      mode: the first of HEAD_MODES to try.
+      states: also take the hidden states of all blocks.
+      say: prints one line, once, where the model does not allow the way asked for.
+    """
+
+    def __init__(
+        self, model: Any, *, mode: str = "auto", states: bool = False, say: Callable[[str], Any] = print
+    ) -> None:
+        self._name, self._say = type(model).__name__, say
+        self._tap = HeadHook(model)
+        self.mode = mode
+        if self._tap.head is None and mode != "off":
+            self._fall_back("off", "it names no output head")
+        elif mode == "auto" and not self._tap.plain():
+            self._fall_back("rows", f"its output head is a {type(self._tap.head).__name__}")
+        self._map: LogitMap | None = None
+        self._want_states = states
+        self._blocks = _blocks(model) if states and self.mode != "off" else None
+        self._blocks_checked = False
+
+    def read(self, call: Callable[..., Any], window: ResponseWindow) -> ModelOutput:
+        """Run the model.
+
+        Args:
+          call: runs its forward pass with the given further keyword arguments, gives its output.
+          window: where the responses lie in the model's layout.
+        """
+        rows, columns = window.predicting()
+        index = window.source[rows, columns]
+        with self._catching(index) as caught:
+            output, taken = self._call(call, window)
+        if caught is not None and not self._understood(caught, output):
+            return self.read(call, window)
+        hidden_states = self._hidden_states(output, taken, caught, window)
+        aux = output.get("aux_loss", 0) if hasattr(output, "get") else getattr(output, "aux_loss", 0)
+        logits = None if self.mode == "auto" else output["logits"].flatten(0, 1)
+        states = caught.hidden if self.mode == "auto" and caught is not None else None
+        if self.mode == "rows":
+            index = torch.arange(len(index), device=index.device)
+        return ModelOutput(
+            window, index, logits, states, self._map or LogitMap(), self._tap.head, hidden_states, aux
+        )
+
+    def _catching(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:
+        if self.mode == "off":
+            return nullcontext()
+        return self._tap.catching(index, compute=self.mode == "rows")
+
+    def _understood(self, caught: CapturedStates, output: Any) -> bool:
+        """Whether the head did what the mode expects; if not, the next mode is set."""
+        if caught.calls != 1 or caught.hidden is None:
+            self._fall_back(
+                "off", f"its output head is called {caught.calls} times, or not on [rows, seq, hidden]"
+            )
+            return False
+        if self.mode == "auto" and self._map is None:
+            self._map = caught.logit_map(output["logits"])
+            if self._map is None:
+                self._fall_back("rows", "what follows its output head is neither a scale nor a soft cap")
+                return False
+        return True
+
+    def _fall_back(self, mode: str, reason: str) -> None:
+        where = "at the response positions" if mode == "rows" else "of all positions"
+        self._say(f"{self._name}: {reason}; the loss reads its logits {where}")
+        self.mode = mode
+
+    def _call(self, call: Callable[..., Any], window: ResponseWindow) -> tuple[Any, list[Tensor]]:
+        if not self._want_states:
+            return call(), []
+        if self._blocks is None:
+            return call(output_hidden_states=True), []
+        # The first time both ways run, so that what the hooks take is known to be the same.
+        asked = {} if self._blocks_checked else {"output_hidden_states": True}
+        with self._blocks.taking(window.take) as taken:
+            return call(**asked), taken
+
+    def _hidden_states(
+        self, output: Any, taken: list[Tensor], caught: CapturedStates | None, window: ResponseWindow
+    ) -> tuple[Tensor, ...]:
+        if not self._want_states:
+            return ()
+        if self._blocks is not None and caught is not None and caught.everything is not None:
+            found = (*taken, window.take(caught.everything.detach()))
+            if self._blocks_checked:
+                return found
+            expected = tuple(window.take(state) for state in output.hidden_states[1:])
+            self._blocks_checked = True
+            if len(found) == len(expected) and all(map(torch.equal, found, expected)):
+                return found
+            self._blocks = None
+            self._say(f"{self._name}: its hidden states are not its blocks' outputs; it is asked for them")
+            return expected
+        return tuple(window.take(state) for state in output.hidden_states[1:])
+
+
+def _blocks(model: nn.Module) -> BlockStates | None:
+    try:
+        return BlockStates(model)
+    except UserError:
+        return None
+
+
+def statistics(
+    policy: ModelOutput,
+    reference: ModelOutput | None,
+    *,
+    with_kl: bool,
+    open_reference: Callable[[nn.Module], AbstractContextManager[HeadWeights]] = open_head,
+    collective: bool = False,
+) -> TokenStats:
+    """Token statistics of a batch in the window's layout, [2 * pairs, width - 1].
+
+    Args:
+      policy: the policy's view.
+      reference: the reference's view of the same batch, or None.
+      with_kl: compute the token KL.
+      open_reference: gives the weights of the reference's head, whole.
+      collective: open_reference is an act of all processes.
+    """
+    rows, columns = policy.window.predicting()
+    targets = policy.window.labels[:, 1:][rows, columns]
+    fused = policy.states is not None and (reference is None or reference.states is not None)
+    if fused:
+        values = _fused(policy, reference, targets, with_kl, open_reference, collective)
+    else:
+        logits, index = _logits(policy)
+        other, other_index = (None, index) if reference is None else _logits(reference)
+        values = statistics_at(logits, other, index, other_index, targets, with_kl=with_kl)
+    return spread(values, policy.window.labels[:, 1:] != IGNORE_INDEX)
+
+
+def _fused(
+    policy: ModelOutput,
+    reference: ModelOutput | None,
+    targets: Tensor,
+    with_kl: bool,
+    open_reference: Callable[[nn.Module], AbstractContextManager[HeadWeights]],
+    collective: bool,
+) -> TokenValues:
+    assert policy.states is not None
+    assert policy.head is not None
+    judged: ReferenceRows | None = None
+    if reference is not None:
+        assert reference.states is not None
+        assert reference.head is not None
+        head = reference.head
+        judged = ReferenceRows(
+            reference.states, lambda: open_reference(head), reference.logit_map, collective
+        )
+
+    def compute(states: Tensor, weights: HeadWeights) -> Sequence[Tensor]:
+        found = fused_statistics(
+            states, weights, targets, judged, with_kl=with_kl, logit_map=policy.logit_map
+        )
+        return tuple(value for value in found if value is not None)
+
+    found = iter(call_head(policy.head, policy.states, compute))
+    first = next(found)
+    second = None if judged is None else next(found)
+    return TokenValues(first, second, next(found) if with_kl else None)
+
+
+def _logits(reading: ModelOutput) -> tuple[Tensor, Tensor]:
+    """A table of logits and the rows to read in it; from the states where only those are there."""
+    if reading.logits is not None:
+        return reading.logits, reading.positions
+    assert reading.states is not None
+    assert reading.head is not None
+    logits = reading.logit_map.image(reading.head(reading.states[None])[0])
+    return logits, torch.arange(len(logits), device=logits.device)
+
+
+def negative_log_likelihood(policy: ModelOutput) -> Tensor:
+    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
+    chosen = policy.first_rows(len(policy.window.labels) // 2)
+    stats = statistics(chosen, None, with_kl=False)
+    return -(stats.policy_logps.sum(-1) / stats.response_mask.sum(-1)).mean()

@@ -1,0 +1,95 @@
+"""Statistics of rows whose logits come in slices of the vocabulary, in plain torch.
+
+A tile of whole rows holds few of them where the vocabulary is large, and a CPU multiplies few rows with a
+large head at a third of its speed. All rows by a slice of the vocabulary are a better product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsepo_plugin.forward.statistics.rows import RowStatistics, Tile, kl
+
+
+class _RunningSoftmax:
+    """log sum exp, and the logit of the target, over columns that come in slices; each [n]."""
+
+    def __init__(self, like: Tensor) -> None:
+        # Finite, so that a slice of -inf alone adds 0 and not nan.
+        self.peak = torch.full_like(like, torch.finfo(like.dtype).min)
+        self.total, self._chosen = torch.zeros_like(like), torch.zeros_like(like)
+
+    def add(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Take in a slice, [n, slice], and make it relative to the peak.
+
+        Args:
+          logits: overwritten.
+          targets: column of every row's target; outside the slice if it is none of its columns.
+
+        Returns:
+          What sums of exp(logit - peak) so far are to be multiplied with, [n].
+        """
+        width = logits.shape[1]
+        chosen = logits.gather(1, targets.clamp(0, width - 1)[:, None]).squeeze(1)
+        self._chosen = torch.where((targets >= 0) & (targets < width), chosen, self._chosen)
+        peak = torch.maximum(self.peak, logits.amax(-1))
+        factor = (self.peak - peak).exp_()
+        self.peak = peak
+        self.total.mul_(factor).add_(logits.sub_(peak[:, None]).exp().sum(-1))
+        return factor
+
+    def lse(self) -> Tensor:
+        return self.peak + self.total.log()
+
+    def logps(self) -> Tensor:
+        return self._chosen - self.lse()
+
+
+class RunningStatistics:
+    """Takes in tiles of one slice of the vocabulary after the other.
+
+    The KL is sum q (expm1(x) - x) with x = log p - log q, for which both normalisers must be known. Their
+    difference is guessed from the first slice: with x + d in place of x the sum is larger by expm1(d) - d.
+
+    Args:
+      targets: token ids, [n].
+      like: a tensor of the tiles' dtype and device.
+      with_reference: tiles have the reference's logits too.
+      with_kl: also the KL; needs a reference.
+    """
+
+    def __init__(self, targets: Tensor, like: Tensor, *, with_reference: bool, with_kl: bool) -> None:
+        zeros = torch.zeros(targets.shape, dtype=like.dtype, device=like.device)
+        self._targets, self._with_kl = targets, with_kl
+        self._policy = _RunningSoftmax(zeros)
+        self._reference = _RunningSoftmax(zeros) if with_reference else None
+        self._terms = zeros
+        self._guess: Tensor | None = None
+
+    def add(self, tile: Tile, start: int) -> None:
+        """Take in mapped logits [n, slice] of the token ids from ``start`` on; they are overwritten."""
+        (z, r), policy, reference = tile, self._policy, self._reference
+        targets = self._targets - start
+        policy.add(z, targets)
+        if reference is None or r is None:
+            return
+        factor = reference.add(r, targets)
+        if self._with_kl:
+            if self._guess is None:
+                self._guess = (policy.lse() - reference.lse()).nan_to_num_()
+            # Both are relative to their peaks now.
+            x = z.sub_(r).add_((policy.peak - reference.peak - self._guess)[:, None])
+            self._terms.mul_(factor).add_(kl(x, r))
+
+    def result(self) -> tuple[RowStatistics, Tensor | None]:
+        """The statistics, and how far off the guess was, [n]; None without a KL."""
+        policy, reference = self._policy, self._reference
+        if reference is None:
+            return RowStatistics(policy.logps(), policy.lse(), None, None, None), None
+        found = RowStatistics(policy.logps(), policy.lse(), reference.logps(), reference.lse(), None)
+        if self._guess is None:
+            return found, None
+        off = policy.lse() - reference.lse() - self._guess
+        value = (self._terms / reference.total - (off.expm1() - off)).clamp_(min=0)
+        return found._replace(kl=value), off

@@ -1,0 +1,131 @@
+"""Trainings side by side: which are seeds of one configuration, and what each is called."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.run_folder import reader as run_files
+from sparsepo_plugin.run_folder.run_log import METRICS_FILE
+
+# What differs between runs of one configuration: the seed, and where a run writes and reports to.
+SEED = "train.seed"
+_PLACES = ("ckpt.output_dir", "ckpt.path", "config", "logger.", "local_rank")
+_DIFFERENCES_SHOWN = 3
+
+
+class Run(NamedTuple):
+    """What one training left."""
+
+    folder: Path
+    metrics: dict[str, list[dict[str, Any]]]
+    histograms: list[dict[str, Any]]
+    configuration: dict[str, Any]
+
+
+class Curve(NamedTuple):
+    """A metric over steps: mean, least and largest of the group's runs at every step that all have."""
+
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Group(NamedTuple):
+    """Runs of one configuration, which differ in their seed only."""
+
+    label: str
+    runs: list[Run]
+
+    def curve(self, split: str, metric: str) -> Curve:
+        """The metric; empty where no run has it."""
+        found = [_values(run.metrics[split], metric) for run in self.runs]
+        steps = sorted(set.intersection(*map(set, found)))
+        columns = [[values[step] for values in found] for step in steps]
+        means = [math.fsum(column) / len(column) for column in columns]
+        return Curve(steps, means, list(map(min, columns)), list(map(max, columns)))
+
+
+def _values(rows: list[dict[str, Any]], metric: str) -> dict[int, float]:
+    return {row["step"]: float(row[metric]) for row in rows if row.get(metric) is not None}
+
+
+def read_runs(names: list[str]) -> list[Run]:
+    """Read runs in the given order.
+
+    Raises:
+      UserError: a folder is no run, or named twice.
+    """
+    runs: list[Run] = []
+    for name in names:
+        folder = Path(name).parent if Path(name).name == METRICS_FILE else Path(name)
+        if any(run.folder.resolve() == folder.resolve() for run in runs):
+            raise UserError(f"run {folder}: got it twice, expected every run once; name it once")
+        configuration = run_files.configuration(folder)
+        runs.append(Run(folder, run_files.metrics(folder), run_files.histograms(folder), configuration))
+    return runs
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """Put runs together that differ in the seed only; a run without configuration stays alone."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        same = {key: value for key, value in identity(run.configuration).items() if key != SEED}
+        key = json.dumps(same, sort_keys=True, default=str) if same else str(run.folder)
+        found.setdefault(key, []).append(run)
+    groups = list(found.values())
+    return [Group(label, members) for label, members in zip(_labels(groups), groups)]
+
+
+def identity(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What of an effective configuration decides the result: all but places to write and report to."""
+    return {key: value for key, value in configuration.items() if not key.startswith(_PLACES)}
+
+
+def _labels(groups: list[list[Run]]) -> list[str]:
+    """What tells the groups apart, in as few words as that takes; folder names where it takes too many."""
+    configurations = [identity(members[0].configuration) for members in groups]
+    keys = dict.fromkeys(key for configuration in configurations for key in configuration)
+    different = [key for key in keys if key != SEED and _differs(key, configurations)]
+    different.sort(key=lambda key: (key != "loss", key != "model.beta", key))
+    # Options of a loss differ trivially from those of another loss, which has none of them.
+    losses = {configuration.get("loss") for configuration in configurations}
+    if len(losses) > 1:
+        different = [key for key in different if not _only_of(key, configurations)]
+    names = [members[0].folder.name for members in groups]
+    usable = 0 < len(different) <= _DIFFERENCES_SHOWN and all(configurations)
+    if usable:
+        described = [_describe(configuration, different) for configuration in configurations]
+        if len(set(described)) == len(groups):
+            names = described
+    return [_count(name, members) for name, members in zip(names, groups)]
+
+
+def _differs(key: str, configurations: list[dict[str, Any]]) -> bool:
+    return len({json.dumps(item.get(key), default=str) for item in configurations}) > 1
+
+
+def _only_of(key: str, configurations: list[dict[str, Any]]) -> bool:
+    holders = [item for item in configurations if key in item]
+    belongs = {item.get("loss") for item in holders} == {key.split(".")[0]}
+    return belongs and len(holders) < len(configurations) and not _differs(key, holders)
+
+
+def _describe(configuration: dict[str, Any], keys: list[str]) -> str:
+    words = []
+    for key in keys:
+        value = configuration.get(key)
+        if value is not None:
+            words.append(str(value) if key == "loss" else f"{key.split('.')[-1]} {value}")
+    return ", ".join(words)
+
+
+def _count(name: str, members: list[Run]) -> str:
+    if len(members) == 1:
+        return name
+    seeds = {run.configuration.get(SEED) for run in members}
+    return f"{name} ({len(members)} {'seeds' if len(seeds) == len(members) else 'runs'})"

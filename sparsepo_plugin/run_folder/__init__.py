@@ -1,0 +1,1 @@
+"""What a training leaves in its output folder, each file's writer beside its reader."""

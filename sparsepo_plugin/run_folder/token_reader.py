@@ -1,0 +1,153 @@
+"""Read a token record strictly: every line is checked before a page is made of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.run_folder.reader import json_lines
+from sparsepo_plugin.run_folder.token_record import FILE, SCHEMA_VERSION
+
+MEASURED = ("reward_mask", "kl_mask", "log_ratio", "token_kl")
+_REMEDY = "record it again with --LOSS.record N"
+Values = list[float | None]
+
+
+class Response(NamedTuple):
+    """One response; lists have one entry per token.
+
+    Attributes:
+      tokens: text of every token alone.
+      token_ids: numbers of the tokens.
+      joined: (start, end, text) of tokens that are characters only together.
+      spaced: places of tokens that follow a space which their own text lacks.
+      values: the measured lists by name, None where the loss has none; not finite numbers are None.
+    """
+
+    tokens: list[str]
+    token_ids: list[int]
+    joined: list[tuple[int, int, str]]
+    values: dict[str, Values | None]
+    spaced: tuple[int, ...] = ()
+
+
+class Pair(NamedTuple):
+    """Both responses to a prompt; ``number`` is the pair's place in the evaluation data."""
+
+    number: int
+    prompt: str
+    chosen: Response
+    rejected: Response
+
+
+class Record(NamedTuple):
+    """Pairs in order of their number, after ``step`` training steps."""
+
+    step: int
+    pairs: list[Pair]
+
+
+def locate(path: Path) -> Path:
+    """The record's file, given itself or the folder of its run.
+
+    Raises:
+      UserError: neither is there.
+    """
+    if path.is_dir():
+        if not (path / FILE).is_file():
+            raise UserError(f"{path}: got no {FILE} there, expected a token record; {_REMEDY}")
+        return path / FILE
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a {FILE} or the folder of a run that has one")
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+      UserError: what is wrong, with the number of the line.
+    """
+    responses: dict[tuple[int, str], tuple[str, Response]] = {}
+    step = 0
+    for number, row in json_lines(path):
+        where = f"{path} line {number}"
+        _check_head(row, where)
+        key = row["pair"], row["side"]
+        if key in responses:
+            raise UserError(f"{where}: got pair {key[0]} {key[1]} twice, expected once; {_REMEDY}")
+        responses[key] = row["prompt"], _response(row, where)
+        step = row["step"]
+    if not responses:
+        raise UserError(f"{path}: got no responses, expected at least one pair; {_REMEDY}")
+    return Record(step, [_pair(index, responses, path) for index in sorted({key[0] for key in responses})])
+
+
+def _pair(index: int, responses: dict[tuple[int, str], tuple[str, Response]], path: Path) -> Pair:
+    found = {side: responses.get((index, side)) for side in ("chosen", "rejected")}
+    chosen, rejected = found["chosen"], found["rejected"]
+    if chosen is None or rejected is None:
+        missing = "chosen" if chosen is None else "rejected"
+        raise UserError(f"{path}: pair {index} has no {missing} response, expected both; {_REMEDY}")
+    return Pair(index, chosen[0], chosen[1], rejected[1])
+
+
+def _check_head(row: dict[str, Any], where: str) -> None:
+    version = row.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: got schema_version {version!r}, expected {SCHEMA_VERSION}; "
+            f"use the sparsepo that wrote it, or {_REMEDY}"
+        )
+    for key, kind in (("pair", int), ("step", int), ("side", str), ("prompt", str)):
+        if not isinstance(row.get(key), kind) or isinstance(row.get(key), bool):
+            got = repr(row.get(key))[:60]
+            raise UserError(f"{where}, key {key}: got {got}, expected {kind.__name__}; {_REMEDY}")
+    if row["side"] not in ("chosen", "rejected"):
+        raise UserError(
+            f"{where}, key side: got {row['side'][:60]!r}, expected chosen or rejected; {_REMEDY}"
+        )
+
+
+def _response(row: dict[str, Any], where: str) -> Response:
+    tokens = _list(row, "tokens", str, where)
+    size = len(tokens)
+    ids = _list(row, "token_ids", int, where, size)
+    values: dict[str, Values | None] = {}
+    for key in MEASURED:
+        given = None if row.get(key) is None else _list(row, key, (int, float, type(None)), where, size)
+        values[key] = None if given is None else [_finite(value) for value in given]
+    if values["reward_mask"] is None:
+        raise UserError(f"{where}, key reward_mask: got None, expected a list of {size} numbers; {_REMEDY}")
+    spaced = _list({"spaced": [], **row}, "spaced", int, where)
+    return Response(tokens, ids, _spans(row.get("joined") or [], size, where), values, tuple(spaced))
+
+
+def _list(row: dict[str, Any], key: str, kind: Any, where: str, size: int | None = None) -> list[Any]:
+    value = row.get(key)
+    if not isinstance(value, list) or any(not isinstance(x, kind) or isinstance(x, bool) for x in value):
+        raise UserError(f"{where}, key {key}: got {repr(value)[:60]}, expected a list; {_REMEDY}")
+    if size is not None and len(value) != size:
+        raise UserError(
+            f"{where}, key {key}: got {len(value)} entries, expected {size}, one per token; {_REMEDY}"
+        )
+    return value
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _spans(given: Any, size: int, where: str) -> list[tuple[int, int, str]]:
+    spans, last = [], 0
+    for item in given if isinstance(given, list) else [given]:
+        good = isinstance(item, list) and [type(part) for part in item] == [int, int, str]
+        if not good or not last <= item[0] < item[1] <= size:
+            raise UserError(
+                f"{where}, key joined: got {repr(item)[:60]}, expected [start, end, text] in order; {_REMEDY}"
+            )
+        spans.append((item[0], item[1], item[2]))
+        last = item[1]
+    return spans
