@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import nn
 
@@ -13,8 +13,17 @@ from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.masks.ones import OnesMask
 from sparsepo_plugin.types import Needs, ReferenceShape
 
+Affects = Literal["masks", "training", "nothing"]
 
-def option(default: Any, text: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    affects: Affects = "masks",
+) -> Any:
     """Declare an option.
 
     Args:
@@ -22,8 +31,10 @@ def option(default: Any, text: str, *, choices: tuple[str, ...] = (), least: flo
       text: one line for --help and the README.
       choices: accepted values, if limited.
       least: smallest accepted number, if limited.
+      affects: "masks": what a mask is, so that a saved mask module is bound to it; "training": only how it
+        and the policy are trained; "nothing": no number of the training.
     """
-    metadata = {"help": text, "choices": choices, "least": least}
+    metadata = {"help": text, "choices": choices, "least": least, "affects": affects}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -47,15 +58,22 @@ class LossOptions:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     anchor: float = option(
-        0.0, "weight of the mean token KL(reference || policy), which holds tokens that masks free", least=0.0
+        0.0,
+        "weight of the mean token KL(reference || policy), which holds tokens that masks free",
+        least=0.0,
+        affects="training",
     )
     anchor_weight: str = option(
         "uniform",
         "tokens the anchor holds: all alike, or by max(0, 1 - reward mask)",
         choices=("uniform", "complement"),
+        affects="training",
     )
     record: int = option(
-        0, "evaluation pairs whose masks, log-ratios and KL per token go to tokens.jsonl", least=0
+        0,
+        "evaluation pairs whose masks, log-ratios and KL per token go to tokens.jsonl",
+        least=0,
+        affects="nothing",
     )
 
     @classmethod

@@ -56,17 +56,27 @@ class SparsePOOptions(LossOptions):
     layer_activation: str = option("relu", "activation of the unit of every layer", choices=ACTIVATIONS)
     mixer_activation: str = option("relu", "activation of the mask itself", choices=ACTIVATIONS)
     dropout: float = option(0.0, "dropout inside the mask module during training, in [0, 1)", least=0.0)
-    reward_l1: float = option(0.0, "L1 penalty on the reward mask (halved with a common mask)", least=0.0)
-    kl_l1: float = option(0.0, "L1 penalty on the KL mask (halved with a common mask)", least=0.0)
+    reward_l1: float = option(
+        0.0, "L1 penalty on the reward mask (halved with a common mask)", least=0.0, affects="training"
+    )
+    kl_l1: float = option(
+        0.0, "L1 penalty on the KL mask (halved with a common mask)", least=0.0, affects="training"
+    )
     mask_lr: float | None = option(
-        None, "learning rate of the mask module; default: mask_lr_scale x adam.lr", least=0.0
+        None,
+        "learning rate of the mask module; default: mask_lr_scale x adam.lr",
+        least=0.0,
+        affects="training",
     )
     mask_lr_scale: float = option(
         10.0,
         "beyond the paper: multiple of the policy's learning rate, where mask_lr is not given",
         least=0.0,
+        affects="training",
     )
-    mask_weight_decay: float = option(0.01, "weight decay of the mask module's weights", least=0.0)
+    mask_weight_decay: float = option(
+        0.01, "weight decay of the mask module's weights", least=0.0, affects="training"
+    )
     init: str = option(
         "unit",
         "published (masks near 0, may start dead), or beyond the paper unit (near 1, starts as tdpo1)",
