@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from sparsepo_plugin.types import LossOutput, Masks, TokenStats
+from sparsepo_plugin.types import AnchorWeight, LossOutput, Masks, TokenStats
 
 
 class PairScores(NamedTuple):
@@ -93,7 +93,7 @@ def mask_l1(mask: Tensor, response_mask: Tensor) -> Tensor:
     return chosen + rejected
 
 
-def anchor_penalty(stats: TokenStats, masks: Masks, weight: str) -> Tensor:
+def anchor_penalty(stats: TokenStats, masks: Masks, weight: AnchorWeight) -> Tensor:
     """Mean token KL(ref || pi) over the response tokens of both responses of every pair, [pairs], nats.
 
     A mask of 0 takes a token out of the objective and leaves it unconstrained; this is what holds it.

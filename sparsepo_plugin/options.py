@@ -1,29 +1,41 @@
-"""Loss options: a dataclass whose fields become command-line flags, config keys and README rows."""
+"""Options: dataclasses whose fields become command-line flags, config keys and README rows."""
 
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import nn
 
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.masks.ones import OnesMask
-from sparsepo_plugin.types import Needs, ReferenceShape
+from sparsepo_plugin.types import AnchorWeight, Needs, ReferenceShape
+
+Affects = Literal["masks", "training", "nothing"]
 
 
-def option(default: Any, text: str, *, choices: tuple[str, ...] = (), least: float | None = None) -> Any:
+def option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    affects: Affects = "masks",
+) -> Any:
     """Declare an option.
 
     Args:
       default: default value; its type (or ``float`` for None) is the flag's type.
       text: one line for --help and the README.
-      choices: accepted values, if limited.
+      choices: accepted values, where they are not the field's own ``Literal``.
       least: smallest accepted number, if limited.
+      affects: "masks": what a mask is, so that a saved mask module is bound to it; "training": only how it
+        and the policy are trained; "nothing": no number of the training.
     """
-    metadata = {"help": text, "choices": choices, "least": least}
+    metadata = {"help": text, "choices": choices, "least": least, "affects": affects}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -38,25 +50,13 @@ class OptionRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LossOptions:
-    """Options every loss has; losses subclass it, add fields and override what they need.
+class Options:
+    """A set of options.
 
-    ``presets`` maps values of an option named ``preset``, where a loss has one, to other options' defaults.
+    ``presets`` maps values of an option named ``preset``, where there is one, to other options' defaults.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-
-    anchor: float = option(
-        0.0, "weight of the mean token KL(reference || policy), which holds tokens that masks free", least=0.0
-    )
-    anchor_weight: str = option(
-        "uniform",
-        "tokens the anchor holds: all alike, or by max(0, 1 - reward mask)",
-        choices=("uniform", "complement"),
-    )
-    record: int = option(
-        0, "evaluation pairs whose masks, log-ratios and KL per token go to tokens.jsonl", least=0
-    )
 
     @classmethod
     def build(cls, given: Mapping[str, Any]) -> Self:
@@ -69,6 +69,52 @@ class LossOptions:
         options = cls(**{**preset, **given})
         options.validate()
         return options
+
+    def validate(self) -> None:
+        """Check every field against its declaration.
+
+        Raises:
+          UserError: a value outside its choices or below its least value.
+        """
+        for row, field in zip(option_rows(type(self)), dataclasses.fields(self)):
+            value, least = getattr(self, row.name), field.metadata["least"]
+            if row.choices and value not in row.choices:
+                raise UserError(f"option {row.name}: got {value!r}, expected one of {', '.join(row.choices)}")
+            if least is not None and value is not None and not value >= least:
+                raise UserError(f"option {row.name}: got {value!r}, expected a number >= {least}")
+
+
+@dataclass(frozen=True)
+class MaskOptions(Options):
+    """Options every mask source has; sources subclass it and add their own."""
+
+    masks: Literal["common", "independent"] = option(
+        "common", "one mask for both terms, or two independent modules"
+    )
+    mask_on: Literal["both", "reward", "kl"] = option(
+        "both", "the masked term; the other keeps weight 1 on every token"
+    )
+
+
+@dataclass(frozen=True)
+class LossOptions(Options):
+    """Options every loss has; losses subclass it, add fields and override what they need."""
+
+    anchor: float = option(
+        0.0,
+        "weight of the mean token KL(reference || policy), which holds tokens that masks free",
+        least=0.0,
+        affects="training",
+    )
+    anchor_weight: AnchorWeight = option(
+        "uniform", "tokens the anchor holds: all alike, or by max(0, 1 - reward mask)", affects="training"
+    )
+    record: int = option(
+        0,
+        "evaluation pairs whose masks, log-ratios and KL per token go to tokens.jsonl",
+        least=0,
+        affects="nothing",
+    )
 
     def needs(self) -> Needs:
         """Work the adapter must do for this loss with these options."""
@@ -95,27 +141,13 @@ class LossOptions:
         """Weight decay of the mask module's weights (never of its biases and norms)."""
         return 0.0
 
-    def validate(self) -> None:
-        """Check every field against its declaration.
 
-        Raises:
-          UserError: a value outside its choices or below its least value.
-        """
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            choices, least = field.metadata["choices"], field.metadata["least"]
-            if choices and value not in choices:
-                raise UserError(f"option {field.name}: got {value!r}, expected one of {', '.join(choices)}")
-            if least is not None and value is not None and not value >= least:
-                raise UserError(f"option {field.name}: got {value!r}, expected a number >= {least}")
-
-
-def option_rows(options: type[LossOptions]) -> list[OptionRow]:
-    """List the options of a loss in declaration order."""
-    rows = []
+def option_rows(options: type[Options]) -> list[OptionRow]:
+    """List the options of a class in declaration order."""
+    rows, annotations = [], typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         kind = float if field.default is None else type(field.default)
-        rows.append(
-            OptionRow(field.name, kind, field.default, field.metadata["choices"], field.metadata["help"])
-        )
+        literal = typing.get_origin(annotations[field.name]) is Literal
+        choices = typing.get_args(annotations[field.name]) if literal else field.metadata["choices"]
+        rows.append(OptionRow(field.name, kind, field.default, choices, field.metadata["help"]))
     return rows

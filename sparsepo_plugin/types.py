@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+Split = Literal["train", "eval"]
+Side = Literal["chosen", "rejected"]
+AnchorWeight = Literal["uniform", "complement"]
 
 
 class TokenStats(NamedTuple):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin.forward.head_weights import HeadWeights, LogitMap
@@ -120,10 +119,3 @@ def call_head(head: nn.Module, hidden: Tensor, compute: Callable[[Tensor, HeadWe
         return head(hidden)
     finally:
         del head.forward
-
-
-@contextmanager
-def open_head(head: nn.Module) -> Iterator[HeadWeights]:
-    """The weights of a head that is not sharded."""
-    with torch.no_grad():
-        yield HeadWeights(head.weight, head.bias)  # type: ignore[arg-type]

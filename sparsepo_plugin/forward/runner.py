@@ -6,22 +6,28 @@ own logits at the response positions (``rows``), the logits of all positions (``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.forward.activations import Recorder, Site
 from sparsepo_plugin.forward.block_states import BlockStates
-from sparsepo_plugin.forward.head import CapturedStates, HeadHook, call_head, open_head
+from sparsepo_plugin.forward.head import CapturedStates, HeadHook, call_head
+from sparsepo_plugin.forward.sharding import Sharding, WholeModels
 from sparsepo_plugin.forward.statistics import HeadWeights, LogitMap, ReferenceRows, fused_statistics
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, TokenValues, spread, statistics_at
 from sparsepo_plugin.forward.window import ResponseWindow
 from sparsepo_plugin.types import TokenStats
 
-HEAD_MODES = ("auto", "rows", "off")
+HeadMode = Literal["auto", "rows", "off"]
+HEAD_MODES: tuple[HeadMode, ...] = get_args(HeadMode)
+_WHOLE = WholeModels()
 
 
 class ModelOutput(NamedTuple):
@@ -36,6 +42,7 @@ class ModelOutput(NamedTuple):
       head: the model's output head.
       hidden_states: of blocks 1..L, each [2 * pairs, width, hidden]; empty if not asked for.
       aux_loss: the model's own auxiliary loss, or 0.
+      activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
     """
 
     window: ResponseWindow
@@ -46,6 +53,7 @@ class ModelOutput(NamedTuple):
     head: nn.Module | None
     hidden_states: tuple[Tensor, ...]
     aux_loss: Any = 0
+    activations: Mapping[str, Tensor] = MappingProxyType({})
 
     def first_rows(self, rows: int) -> ModelOutput:
         """The statistics' part of the first rows of the window."""
@@ -62,19 +70,30 @@ class ForwardRunner:
       model: the transformers (or PEFT) model whose head and blocks are watched.
       mode: the first of HEAD_MODES to try.
       states: also take the hidden states of all blocks.
-      say: prints one line, once, where the model does not allow the way asked for.
+      sites: places whose activations are recorded too, in the model inside a PEFT model.
+      sharding: how the model is spread over processes.
+      warn: prints one line, once, where the model does not allow the way asked for.
     """
 
     def __init__(
-        self, model: Any, *, mode: str = "auto", states: bool = False, say: Callable[[str], Any] = print
+        self,
+        model: Any,
+        *,
+        mode: HeadMode = "auto",
+        states: bool = False,
+        sites: Sequence[Site] = (),
+        sharding: Sharding = _WHOLE,
+        warn: Callable[[str], Any] = print,
     ) -> None:
-        self._name, self._say = type(model).__name__, say
-        self._tap = HeadHook(model)
-        self.mode = mode
-        if self._tap.head is None and mode != "off":
+        self._name, self._warn = type(model).__name__, warn
+        self._head_hook = HeadHook(model)
+        self._recorded = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._sites, self._sharding = sites, sharding
+        self.mode: HeadMode = mode
+        if self._head_hook.head is None and mode != "off":
             self._fall_back("off", "it names no output head")
-        elif mode == "auto" and not self._tap.plain():
-            self._fall_back("rows", f"its output head is a {type(self._tap.head).__name__}")
+        elif mode == "auto" and not self._head_hook.plain():
+            self._fall_back("rows", f"its output head is a {type(self._head_hook.head).__name__}")
         self._map: LogitMap | None = None
         self._want_states = states
         self._blocks = _blocks(model) if states and self.mode != "off" else None
@@ -87,12 +106,35 @@ class ForwardRunner:
           call: runs its forward pass with the given further keyword arguments, gives its output.
           window: where the responses lie in the model's layout.
         """
+        with self._recording(window) as activations:
+            output = self._read(call, window)
+        return output._replace(activations=activations)
+
+    @contextmanager
+    def _recording(self, window: ResponseWindow) -> Iterator[dict[str, Tensor]]:
+        """Hooks for this pass only, because the same modules may also run the policy.
+
+        They are set before the hook on the head, which cuts what the head is given to the responses.
+        """
+        activations: dict[str, Tensor] = {}
+        if not self._sites:
+            yield activations
+            return
+        recorder = Recorder(self._recorded, self._sites)
+        try:
+            yield activations
+        finally:
+            recorder.remove()
+        means = self._sharding.mean_over_shards(recorder.take(), recorder.features)
+        activations.update((name, window.take(value)) for name, value in means.items())
+
+    def _read(self, call: Callable[..., Any], window: ResponseWindow) -> ModelOutput:
         rows, columns = window.predicting()
         index = window.source[rows, columns]
         with self._catching(index) as caught:
             output, taken = self._call(call, window)
         if caught is not None and not self._understood(caught, output):
-            return self.read(call, window)
+            return self._read(call, window)
         hidden_states = self._hidden_states(output, taken, caught, window)
         aux = output.get("aux_loss", 0) if hasattr(output, "get") else getattr(output, "aux_loss", 0)
         logits = None if self.mode == "auto" else output["logits"].flatten(0, 1)
@@ -100,13 +142,13 @@ class ForwardRunner:
         if self.mode == "rows":
             index = torch.arange(len(index), device=index.device)
         return ModelOutput(
-            window, index, logits, states, self._map or LogitMap(), self._tap.head, hidden_states, aux
+            window, index, logits, states, self._map or LogitMap(), self._head_hook.head, hidden_states, aux
         )
 
     def _catching(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:
         if self.mode == "off":
             return nullcontext()
-        return self._tap.catching(index, compute=self.mode == "rows")
+        return self._head_hook.catching(index, compute=self.mode == "rows")
 
     def _understood(self, caught: CapturedStates, output: Any) -> bool:
         """Whether the head did what the mode expects; if not, the next mode is set."""
@@ -122,9 +164,9 @@ class ForwardRunner:
                 return False
         return True
 
-    def _fall_back(self, mode: str, reason: str) -> None:
+    def _fall_back(self, mode: HeadMode, reason: str) -> None:
         where = "at the response positions" if mode == "rows" else "of all positions"
-        self._say(f"{self._name}: {reason}; the loss reads its logits {where}")
+        self._warn(f"{self._name}: {reason}; the loss reads its logits {where}")
         self.mode = mode
 
     def _call(self, call: Callable[..., Any], window: ResponseWindow) -> tuple[Any, list[Tensor]]:
@@ -151,7 +193,7 @@ class ForwardRunner:
             if len(found) == len(expected) and all(map(torch.equal, found, expected)):
                 return found
             self._blocks = None
-            self._say(f"{self._name}: its hidden states are not its blocks' outputs; it is asked for them")
+            self._warn(f"{self._name}: its hidden states are not its blocks' outputs; it is asked for them")
             return expected
         return tuple(window.take(state) for state in output.hidden_states[1:])
 
@@ -168,8 +210,7 @@ def statistics(
     reference: ModelOutput | None,
     *,
     with_kl: bool,
-    open_reference: Callable[[nn.Module], AbstractContextManager[HeadWeights]] = open_head,
-    collective: bool = False,
+    sharding: Sharding = _WHOLE,
 ) -> TokenStats:
     """Token statistics of a batch in the window's layout, [2 * pairs, width - 1].
 
@@ -177,14 +218,13 @@ def statistics(
       policy: the policy's view.
       reference: the reference's view of the same batch, or None.
       with_kl: compute the token KL.
-      open_reference: gives the weights of the reference's head, whole.
-      collective: open_reference is an act of all processes.
+      sharding: how the reference is spread over processes.
     """
     rows, columns = policy.window.predicting()
     targets = policy.window.labels[:, 1:][rows, columns]
     fused = policy.states is not None and (reference is None or reference.states is not None)
     if fused:
-        values = _fused(policy, reference, targets, with_kl, open_reference, collective)
+        values = _fused(policy, reference, targets, with_kl, sharding)
     else:
         logits, index = _logits(policy)
         other, other_index = (None, index) if reference is None else _logits(reference)
@@ -197,30 +237,25 @@ def _fused(
     reference: ModelOutput | None,
     targets: Tensor,
     with_kl: bool,
-    open_reference: Callable[[nn.Module], AbstractContextManager[HeadWeights]],
-    collective: bool,
+    sharding: Sharding,
 ) -> TokenValues:
     assert policy.states is not None
     assert policy.head is not None
-    judged: ReferenceRows | None = None
+    rows: ReferenceRows | None = None
     if reference is not None:
         assert reference.states is not None
         assert reference.head is not None
-        head = reference.head
-        judged = ReferenceRows(
-            reference.states, lambda: open_reference(head), reference.logit_map, collective
-        )
+        open_head = functools.partial(sharding.open_head, reference.head)
+        rows = ReferenceRows(reference.states, open_head, reference.logit_map, sharding.collective)
 
     def compute(states: Tensor, weights: HeadWeights) -> Sequence[Tensor]:
-        found = fused_statistics(
-            states, weights, targets, judged, with_kl=with_kl, logit_map=policy.logit_map
-        )
-        return tuple(value for value in found if value is not None)
+        values = fused_statistics(states, weights, targets, rows, with_kl=with_kl, logit_map=policy.logit_map)
+        return tuple(value for value in values if value is not None)
 
-    found = iter(call_head(policy.head, policy.states, compute))
-    first = next(found)
-    second = None if judged is None else next(found)
-    return TokenValues(first, second, next(found) if with_kl else None)
+    values = iter(call_head(policy.head, policy.states, compute))
+    policy_logps = next(values)
+    reference_logps = None if rows is None else next(values)
+    return TokenValues(policy_logps, reference_logps, next(values) if with_kl else None)
 
 
 def _logits(reading: ModelOutput) -> tuple[Tensor, Tensor]:

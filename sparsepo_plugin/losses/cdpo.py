@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch.nn.functional import logsigmoid
 
@@ -30,19 +29,19 @@ class CDPOOptions(LossOptions):
 
 
 @register_loss("cdpo", CDPOOptions)
-def cdpo(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def cdpo(stats: TokenStats, masks: Masks, beta: float, options: CDPOOptions) -> LossOutput:
     """Conservative DPO: DPO on labels of which a share is assumed to be swapped.
 
     Args:
       stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
       masks: reward mask of ones, no KL mask.
       beta: inverse temperature, > 0.
-      options: CDPOOptions.
+      options: of conservative DPO.
 
     Source: E. Mitchell, "A note on DPO with noisy preferences" (2023), equation 3; counterpart
     ``openrlhf/models/loss.py:DPOLoss``.
     """
-    smoothing = cast(CDPOOptions, options).label_smoothing
+    smoothing = options.label_smoothing
     scores = masked_scores(stats, masks)
     output = sigmoid_loss(scores, beta)
     logits = beta * (scores.chosen - scores.rejected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from torch.nn.functional import logsigmoid
 
@@ -23,7 +22,7 @@ class DPOPOptions(LossOptions):
 
 
 @register_loss("dpop", DPOPOptions)
-def dpop(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def dpop(stats: TokenStats, masks: Masks, beta: float, options: DPOPOptions) -> LossOutput:
     """DPOP: DPO with a penalty, inside the sigmoid, when the chosen response becomes less likely.
 
     The penalty counts in the reward of the chosen response, so that chosen - rejected is the logit.
@@ -32,12 +31,12 @@ def dpop(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> 
       stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
       masks: reward mask of ones, no KL mask.
       beta: inverse temperature, > 0.
-      options: DPOPOptions.
+      options: of DPOP.
 
     Source: arXiv 2402.13228, equation 3.
     """
     scores = masked_scores(stats, masks)
-    chosen = scores.chosen - cast(DPOPOptions, options).penalty * (-scores.chosen).clamp(min=0)
+    chosen = scores.chosen - options.penalty * (-scores.chosen).clamp(min=0)
     logits = beta * (chosen - scores.rejected)
     return LossOutput(
         losses=-logsigmoid(logits),

@@ -35,14 +35,14 @@ class MaPOOptions(LossOptions):
 
 
 @register_loss("mapo", MaPOOptions)
-def mapo(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def mapo(stats: TokenStats, masks: Masks, beta: float, options: MaPOOptions) -> LossOutput:
     """MaPO: SparsePO's objective, one fixed mask per token from the reference's activations.
 
     Args:
       stats: token statistics with token_kl, [2 * pairs, seq - 1], chosen rows first.
       masks: activation masks in [0, 1].
       beta: inverse temperature, > 0.
-      options: MaPOOptions.
+      options: of MaPO.
 
     Source: arXiv 2410.05102, section 3.2.
     """

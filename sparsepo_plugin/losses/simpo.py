@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 from torch.nn.functional import logsigmoid
 
@@ -33,7 +32,7 @@ class SimPOOptions(LossOptions):
 
 
 @register_loss("simpo", SimPOOptions)
-def simpo(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def simpo(stats: TokenStats, masks: Masks, beta: float, options: SimPOOptions) -> LossOutput:
     """SimPO: -log sigmoid(beta (mean log-probability of chosen - of rejected) - gamma).
 
     ``logits`` is the reward margin before gamma is taken off. Usual beta is 2 to 10: rewards are means over
@@ -43,14 +42,14 @@ def simpo(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) ->
       stats: token statistics, [2 * pairs, seq - 1], chosen rows first; no reference is needed.
       masks: unused.
       beta: reward scale, > 0.
-      options: SimPOOptions.
+      options: of SimPO.
 
     Source: arXiv 2405.14734, equation 6.
     """
     lengths = stats.response_mask.sum(-1).clamp(min=1)
     chosen, rejected = (beta * stats.policy_logps.sum(-1) / lengths).chunk(2)
     return LossOutput(
-        losses=-logsigmoid(chosen - rejected - cast(SimPOOptions, options).gamma),
+        losses=-logsigmoid(chosen - rejected - options.gamma),
         logits=(chosen - rejected).detach(),
         chosen_rewards=chosen.detach(),
         rejected_rewards=rejected.detach(),

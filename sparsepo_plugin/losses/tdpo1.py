@@ -24,14 +24,14 @@ class TDPO1Options(LossOptions):
 
 
 @register_loss("tdpo1", TDPO1Options)
-def tdpo1(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def tdpo1(stats: TokenStats, masks: Masks, beta: float, options: TDPO1Options) -> LossOutput:
     """TDPO version 1: SparsePO with both masks 1 on every token.
 
     Args:
       stats: token statistics with token_kl, [2 * pairs, seq - 1], chosen rows first.
       masks: ones.
       beta: inverse temperature, > 0.
-      options: TDPO1Options.
+      options: of TDPO version 1.
 
     Source: arXiv 2404.11999, equation 15.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 from sparsepo_plugin.objective import PairScores, masked_kl, masked_log_ratios, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
@@ -27,7 +26,7 @@ class TDPO2Options(LossOptions):
 
 
 @register_loss("tdpo2", TDPO2Options)
-def tdpo2(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> LossOutput:
+def tdpo2(stats: TokenStats, masks: Masks, beta: float, options: TDPO2Options) -> LossOutput:
     """TDPO version 2: the KL difference weighs alpha, and no gradient flows through the chosen side's KL.
 
     Rewards are beta (U + alpha K) per response, so that chosen - rejected is the loss's logit.
@@ -36,11 +35,12 @@ def tdpo2(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) ->
       stats: token statistics with token_kl, [2 * pairs, seq - 1], chosen rows first.
       masks: ones.
       beta: inverse temperature, > 0.
-      options: TDPO2Options.
+      options: of TDPO version 2.
 
     Source: arXiv 2404.11999, equation 17.
     """
-    alpha = cast(TDPO2Options, options).alpha
     ratios, kls = masked_log_ratios(stats, masks), masked_kl(stats, masks)
-    scores = PairScores(ratios.chosen + alpha * kls.chosen.detach(), ratios.rejected + alpha * kls.rejected)
+    scores = PairScores(
+        ratios.chosen + options.alpha * kls.chosen.detach(), ratios.rejected + options.alpha * kls.rejected
+    )
     return sigmoid_loss(scores, beta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,42 +11,65 @@ from torch.nn import functional
 
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.masks import shaping
-from sparsepo_plugin.types import Masks, ReferenceShape, ReferenceState
+from sparsepo_plugin.masks.shaping import Activation
+from sparsepo_plugin.options import MaskOptions, option
+from sparsepo_plugin.registry import register_mask
+from sparsepo_plugin.types import Masks, Needs, ReferenceShape, ReferenceState
 
-INITIALISATIONS = ("unit", "published")
+Initialisation = Literal["unit", "published"]
+INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
 
 
 @dataclass(frozen=True)
-class MaskDesign:
-    """How a learned mask is built; see SparsePOOptions for what each entry does.
+class LearnedOptions(MaskOptions):
+    """Options of a learned mask; those beyond the published method say so."""
 
-    Attributes:
-      layers: indices of the blocks read, from 0.
-      mixed: LayerNorm before and mixer after the units; false for the bare last layer.
-      width: hidden width of a two-layer unit, or 0 for a single linear unit.
-      layer_activation: activation of a unit.
-      mixer_activation: activation of the mask.
-      initialisation: "unit" or "published".
-      dropout: probability of dropping a unit and a mask value during training.
-      token: "before" reads the state that predicts the token, "after" the state that has read it.
-      binary: 1 where the raw score is positive, else 0.
-      top: share of the response tokens to keep, 1 for all.
-      floor: added to every mask value.
-      normalise: divide by the mean over the response.
-    """
+    layers: str = option(
+        "all",
+        "reference layers read: all, or a list as 0,5,-1 (LayerNorm, units, mixer); last: one bare unit",
+    )
+    width: int = option(0, "hidden width of a two-layer unit; 0: one linear unit", least=0)
+    layer_activation: Activation = option("relu", "activation of the unit of every layer")
+    mixer_activation: Activation = option("relu", "activation of the mask itself")
+    dropout: float = option(0.0, "dropout inside the mask module during training, in [0, 1)", least=0.0)
+    init: Initialisation = option(
+        "unit",
+        "published (masks near 0, may start dead), or beyond the paper unit (near 1, starts as tdpo1)",
+    )
+    normalise: Literal["none", "mean"] = option(
+        "mean",
+        "beyond the paper: mean divides a mask by its mean over the response, which keeps beta's meaning",
+    )
+    floor: float = option(0.0, "beyond the paper: added to every mask value", least=0.0)
+    token: Literal["before", "after"] = option(
+        "before",
+        "state read: before the token (published), or beyond the paper after it, which sees the token itself",
+    )
+    top: float = option(
+        1.0, "beyond the paper: share of response tokens kept, the largest values, in (0, 1]", least=0.0
+    )
 
-    layers: tuple[int, ...]
-    mixed: bool = True
-    width: int = 0
-    layer_activation: str = "relu"
-    mixer_activation: str = "relu"
-    initialisation: str = "unit"
-    dropout: float = 0.0
-    token: str = "before"
-    binary: bool = False
-    top: float = 1.0
-    floor: float = 0.0
-    normalise: bool = False
+    def validate(self) -> None:
+        """Check the bounds and the form of the list of layers."""
+        super().validate()
+        if not 0 < self.top <= 1:
+            raise UserError(f"option top: got {self.top}, expected a number in (0, 1]")
+        if self.dropout >= 1:
+            raise UserError(f"option dropout: got {self.dropout}, expected a number in [0, 1)")
+        if self.layers not in ("all", "last"):
+            parse_layers(self.layers, 1 << 20)  # the range is known with the model
+
+
+@register_mask("learned", LearnedOptions, needs=Needs(hidden_states=True), learned=True)
+def learned(options: LearnedOptions, shape: ReferenceShape, seed: int) -> nn.Module:
+    """Units on the reference's hidden states."""
+    return LearnedMasks(shape, options, seed=seed)
+
+
+@register_mask("binary", LearnedOptions, needs=Needs(hidden_states=True), learned=True)
+def binary(options: LearnedOptions, shape: ReferenceShape, seed: int) -> nn.Module:
+    """Learned, with values 0 or 1."""
+    return LearnedMasks(shape, options, binary=True, seed=seed)
 
 
 def parse_layers(text: str, count: int) -> tuple[int, ...]:
@@ -84,29 +108,37 @@ class LearnedMask(nn.Module):
 
     Args:
       shape: sizes of the reference model.
-      design: how the mask is built.
+      options: how the mask is built.
+      binary: 1 where the raw score is positive, else 0.
       generator: source of the initial weights.
 
     Source: arXiv 2410.05102, equation 9; upstream ``mask_models.py`` (simple_*, ml_*, binary_*).
     """
 
     def __init__(
-        self, shape: ReferenceShape, design: MaskDesign, generator: torch.Generator | None = None
+        self,
+        shape: ReferenceShape,
+        options: LearnedOptions,
+        *,
+        binary: bool = False,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.design, self.eps, self.expected_layers = design, shape.layer_norm_eps, shape.layers
-        units, hidden = len(design.layers), shape.hidden_size
+        self.options, self.eps, self.expected_layers = options, shape.layer_norm_eps, shape.layers
+        self.binary, self.mixed = binary, options.layers != "last"
+        self.layers = parse_layers(options.layers, shape.layers)
+        units, hidden = len(self.layers), shape.hidden_size
 
         def normal(*size: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(*size, generator=generator) * shape.initializer_range)
 
-        unit = design.initialisation == "unit"
-        self.weight = normal(units, design.width or hidden)
+        unit = options.init == "unit"
+        self.weight = normal(units, options.width or hidden)
         self.bias = nn.Parameter(torch.full((units,), float(unit)))
-        if design.width:
-            self.inner_weight = normal(units, design.width, hidden)
-            self.inner_bias = nn.Parameter(torch.zeros(units, design.width))
-        if design.mixed:
+        if options.width:
+            self.inner_weight = normal(units, options.width, hidden)
+            self.inner_bias = nn.Parameter(torch.zeros(units, options.width))
+        if self.mixed:
             self.mixer = nn.Parameter(torch.full((units,), 1 / units)) if unit else normal(units)
             self.norm_weight = nn.Parameter(torch.ones(hidden))
             self.norm_bias = nn.Parameter(torch.zeros(hidden))
@@ -129,14 +161,14 @@ class LearnedMask(nn.Module):
           ValueError: the number or width of the states differs from the module's.
         """
         self._check(hidden_states)
-        design = self.design
+        options = self.options
         dtype = torch.promote_types(torch.float32, self.weight.dtype)
         total: Tensor | None = None
-        for unit, layer in enumerate(design.layers):
+        for unit, layer in enumerate(self.layers):
             hidden = hidden_states[layer]
-            score = self._score(unit, hidden[:, 1:] if design.token == "after" else hidden[:, :-1], dtype)
-            if design.mixed:
-                score = self._drop(shaping.activate(design.layer_activation, score, response_mask))
+            score = self._score(unit, hidden[:, 1:] if options.token == "after" else hidden[:, :-1], dtype)
+            if self.mixed:
+                score = self._drop(shaping.activate(options.layer_activation, score, response_mask))
                 score = self.mixer[unit].to(dtype) * score
             total = score if total is None else total + score
         assert total is not None
@@ -145,33 +177,33 @@ class LearnedMask(nn.Module):
     def _score(self, unit: int, state: Tensor, dtype: torch.dtype) -> Tensor:
         """Raw score of one unit, [rows, seq - 1]."""
         state = state.to(dtype)
-        if self.design.mixed:
+        if self.mixed:
             gain, shift = self.norm_weight.to(dtype), self.norm_bias.to(dtype)
             state = functional.layer_norm(state, gain.shape, gain, shift, self.eps)
-        if self.design.width:
+        if self.options.width:
             state = torch.relu(state @ self.inner_weight[unit].to(dtype).T + self.inner_bias[unit].to(dtype))
         return state @ self.weight[unit].to(dtype) + self.bias[unit].to(dtype)
 
     def _shape(self, score: Tensor, response_mask: Tensor) -> Tensor:
         """Turn raw scores into the mask."""
-        design = self.design
-        if design.binary:
+        options = self.options
+        if self.binary:
             mask = shaping.binarise(score)
         else:
-            mask = shaping.activate(design.mixer_activation, score, response_mask)
+            mask = shaping.activate(options.mixer_activation, score, response_mask)
         mask = self._drop(mask)
-        if design.top < 1:
-            mask = shaping.keep_top(mask, design.top, response_mask)
-        if design.floor:
-            mask = mask + design.floor
-        return shaping.to_mean_one(mask, response_mask) if design.normalise else mask
+        if options.top < 1:
+            mask = shaping.keep_top(mask, options.top, response_mask)
+        if options.floor:
+            mask = mask + options.floor
+        return shaping.to_mean_one(mask, response_mask) if options.normalise == "mean" else mask
 
     def _drop(self, value: Tensor) -> Tensor:
-        dropout = self.design.dropout
+        dropout = self.options.dropout
         return functional.dropout(value, dropout, self.training) if dropout else value
 
     def _check(self, hidden_states: tuple[Tensor, ...]) -> None:
-        width = self.inner_weight.shape[-1] if self.design.width else self.weight.shape[-1]
+        width = self.inner_weight.shape[-1] if self.options.width else self.weight.shape[-1]
         if len(hidden_states) != self.expected_layers:
             raise ValueError(
                 f"expected hidden states of {self.expected_layers} layers: got {len(hidden_states)}"
@@ -185,30 +217,22 @@ class LearnedMasks(nn.Module):
 
     Args:
       shape: sizes of the reference model.
-      design: how each mask is built.
-      independent: two modules instead of one.
-      on_reward: learn the reward mask; otherwise it is 1 everywhere.
-      on_kl: learn the KL mask; otherwise it is 1 everywhere.
+      options: how each mask is built, whether both terms share one, and which terms have one; the other
+        term's mask is 1 everywhere.
+      binary: masks are 0 or 1.
       seed: seed of the initial weights; equal on all processes.
     """
 
     def __init__(
-        self,
-        shape: ReferenceShape,
-        design: MaskDesign,
-        *,
-        independent: bool = False,
-        on_reward: bool = True,
-        on_kl: bool = True,
-        seed: int = 0,
+        self, shape: ReferenceShape, options: LearnedOptions, *, binary: bool = False, seed: int = 0
     ) -> None:
         super().__init__()
-        if not (on_reward or on_kl):
-            raise ValueError("at least one of on_reward and on_kl must be true")
         generator = torch.Generator().manual_seed(seed)
-        used = ["common"] if on_reward and on_kl and not independent else []
-        used = used or [name for name, on in (("reward", on_reward), ("kl", on_kl)) if on]
-        self.by_term = nn.ModuleDict({name: LearnedMask(shape, design, generator) for name in used})
+        both = ("common",) if options.masks == "common" else ("reward", "kl")
+        terms = both if options.mask_on == "both" else (options.mask_on,)
+        self.by_term = nn.ModuleDict(
+            {term: LearnedMask(shape, options, binary=binary, generator=generator) for term in terms}
+        )
 
     def forward(self, reference: ReferenceState) -> Masks:
         """Masks of both terms, [2 * pairs, seq - 1]; a common mask is the same tensor twice."""

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from sparsepo_plugin.types import Masks, ReferenceState
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import MaskOptions, option
+from sparsepo_plugin.registry import register_mask
+from sparsepo_plugin.types import Masks, ReferenceShape, ReferenceState
 
 _MODULUS = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class RandomOptions(MaskOptions):
+    """Options of the random mask."""
+
+    density: float = option(0.5, "share of tokens that a random mask keeps, in (0, 1]", least=0.0)
+
+    def validate(self) -> None:
+        """Check the bounds."""
+        super().validate()
+        if not 0 < self.density <= 1:
+            raise UserError(f"option density: got {self.density}, expected a number in (0, 1]")
+
+
+@register_mask("random", RandomOptions)
+def random(options: RandomOptions, shape: ReferenceShape, seed: int) -> nn.Module:
+    """Ablation, weights 0 or 1 drawn from the seed and the response."""
+    return RandomMasks(options.density, independent=options.masks == "independent", seed=seed)
 
 
 class RandomMasks(nn.Module):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 # "rescale" and "znorm" read the whole response of a row; the others act on every value alone.
-ACTIVATIONS = ("relu", "none", "sigmoid", "softplus", "rescale", "znorm")
+Activation = Literal["relu", "none", "sigmoid", "softplus", "rescale", "znorm"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
-def activate(name: str, value: Tensor, response_mask: Tensor) -> Tensor:
+def activate(name: Activation, value: Tensor, response_mask: Tensor) -> Tensor:
     """Apply an activation.
 
     Args:

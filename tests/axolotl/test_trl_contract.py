@@ -36,7 +36,7 @@ def test_we_override_what_we_mean_to_and_nothing_else():
 
 
 def test_our_attributes_are_not_upstreams():
-    own = {"preference_objective", "mask_training", "_reference_sites", "_pair_log", "_evaluation_pairs"}
+    own = {"preference_objective", "mask_training", "_preference_step", "_pair_log", "_evaluation_pairs"}
     text = source(DPOTrainer) + source(Trainer)
     assert not [name for name in own if re.search(rf"self\.{name}\b", text) or hasattr(DPOTrainer, name)]
 

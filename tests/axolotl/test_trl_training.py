@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -15,8 +16,8 @@ from transformers import AutoModelForCausalLM
 from trl_runs import SEED, SPARSE, Tiny, lines, losses
 
 from sparsepo_plugin import checkpoint, registry
+from sparsepo_plugin.adapters.step import PreferenceStep
 from sparsepo_plugin.adapters.trl import SparsePOTrainer
-from sparsepo_plugin.adapters.trl import reference as reference_module
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
@@ -45,20 +46,20 @@ def assert_same(left, right, tolerance=1e-5):
 @pytest.mark.parametrize("name", registry.names())
 def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_path, monkeypatch):
     asked = {"reference": 0, "states": 0, "kl": 0, "sites": 0}
-    run, kl = reference_module.run, fused_rows.kl
+    run, kl = PreferenceStep.run_reference, fused_rows.kl
 
-    def counted_run(model, inputs, reader, window, sites):
-        output = run(model, inputs, reader, window, sites)
+    def counted_run(self, call, window):
+        output = run(self, call, window)
         asked["reference"] += 1
-        asked["states"] += bool(output.reading.hidden_states)
-        asked["sites"] += bool(sites)
+        asked["states"] += bool(output.hidden_states)
+        asked["sites"] += bool(output.activations)
         return output
 
     def counted_kl(*args):
         asked["kl"] += 1
         return kl(*args)
 
-    monkeypatch.setattr(reference_module, "run", counted_run)
+    monkeypatch.setattr(PreferenceStep, "run_reference", counted_run)
     monkeypatch.setattr(fused_rows, "kl", counted_kl)
     trainer = tiny.trainer(tmp_path, name, beta=2.0 if name == "simpo" else 1.0)
     needs = trainer.preference_objective.needs
@@ -310,11 +311,8 @@ def test_bfloat16_autocast_leaves_loss_and_masks_in_float32(tiny, tmp_path, monk
         seen.append((stats.token_kl.dtype, masks.reward_mask.dtype))
         return function(stats, masks, *rest)
 
-    trainer.preference_objective = trainer.mask_training.objective = type(trainer.preference_objective)(
-        trainer.preference_objective.loss._replace(function=spy),
-        trainer.preference_objective.options,
-        trainer.preference_objective.shape,
-    )
+    loss = trainer.preference_objective.loss._replace(function=spy)
+    trainer._preference_step.objective = dataclasses.replace(trainer.preference_objective, loss=loss)
     trainer.train()
     assert set(seen) == {(torch.float32, torch.float32)}
     assert {p.dtype for p in trainer.mask_training.parameters} == {torch.float32}

@@ -18,7 +18,9 @@ def refused(cli, capfd, tmp_path, monkeypatch):
 
     def call(*args, loads=False, **kwargs):
         asked = []
-        monkeypatch.setattr("eval_harness.reasoning.answer_cache.AnswerCache.answer", lambda *a: asked.append(a))
+        monkeypatch.setattr(
+            "eval_harness.reasoning.answer_cache.AnswerCache.answer", lambda *a: asked.append(a)
+        )
         if not loads:
             monkeypatch.setattr(engines, "load_engine", lambda *a: asked.append(a))
         capfd.readouterr()

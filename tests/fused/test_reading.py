@@ -68,9 +68,9 @@ def read(policy, reference, batch, mode, said=None):
     say = (said if said is not None else []).append
     for parameter in policy.parameters():
         parameter.grad = None
-    ours = ForwardRunner(policy, mode=mode, say=say).read(call_of(policy, batch), batch[2])
+    ours = ForwardRunner(policy, mode=mode, warn=say).read(call_of(policy, batch), batch[2])
     with torch.no_grad():
-        theirs = ForwardRunner(reference, mode=mode, states=True, say=say).read(
+        theirs = ForwardRunner(reference, mode=mode, states=True, warn=say).read(
             call_of(reference, batch), batch[2]
         )
     stats = statistics(ours, theirs, with_kl=True)
@@ -175,7 +175,7 @@ def adapted(model):
 def test_an_unusual_head_is_read_another_way_and_said_once(make, mode, words, batch):
     policy, reference = make(model_of("llama", 1)), model_of("llama", 2)
     said: list[str] = []
-    reader = ForwardRunner(policy, say=said.append)
+    reader = ForwardRunner(policy, warn=said.append)
     for _ in range(2):
         reading = reader.read(call_of(policy, batch), batch[2])
     assert reader.mode == mode
@@ -203,7 +203,7 @@ def test_a_frozen_head_under_an_adapter_is_read_from_states(batch):
 def test_a_model_without_a_head_is_read_from_all_logits(batch):
     policy, said = model_of("llama", 1), []
     policy.get_output_embeddings = lambda: None
-    assert ForwardRunner(policy, say=said.append).mode == "off"
+    assert ForwardRunner(policy, warn=said.append).mode == "off"
     assert said == ["LlamaForCausalLM: it names no output head; the loss reads its logits of all positions"]
 
 

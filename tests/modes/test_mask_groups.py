@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsepo_plugin.adapters.openrlhf import mask_groups
+from sparsepo_plugin.adapters import mask_parameters
+from sparsepo_plugin.adapters.openrlhf import muon
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.registry import get
@@ -35,7 +36,7 @@ def test_adam_groups_keep_the_policys_and_add_two_of_the_masks(objective, masks)
     weights = [policy.weight, *(p for p in masks.parameters() if p.ndim > 1)]
     others = [policy.bias, *(p for p in masks.parameters() if p.ndim < 2)]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    found = mask_groups.split(groups, masks, objective, 1e-3)
+    found = mask_parameters.regroup(groups, masks, objective, 1e-3)
     assert [group.get("lr") for group in found] == [None, None, 0.5, 0.5]
     assert [group["weight_decay"] for group in found] == [0.1, 0.0, 0.25, 0.0]
     assert sorted(members(found)) == sorted(members(groups))
@@ -44,7 +45,7 @@ def test_adam_groups_keep_the_policys_and_add_two_of_the_masks(objective, masks)
 
 
 def test_a_group_that_held_masks_only_is_dropped(objective, masks):
-    found = mask_groups.split([{"params": list(masks.parameters())}], masks, objective, 1e-3)
+    found = mask_parameters.regroup([{"params": list(masks.parameters())}], masks, objective, 1e-3)
     assert len(found) == 2
 
 
@@ -59,7 +60,7 @@ def test_muon_leaves_the_masks_to_adam_at_their_own_rate(objective, masks):
         {"params": [p for p in flat if not p.use_muon], "use_muon": False, **adam},
     ]
     seen = []
-    build = mask_groups.muon(lambda found, **options: seen.append((found, options)), masks, objective, 1e-3)
+    build = muon.sparing_masks(lambda found, **options: seen.append((found, options)), masks, objective, 1e-3)
     build(groups, adam_optimizer=None)
     ((found, options),) = seen
     assert options == {"adam_optimizer": None}

@@ -219,7 +219,7 @@ def test_policy_and_reference_with_different_vocabularies(refused, tmp_path):
     save_tiny(other, build_model(tokenizer, hidden_size=16, heads=2, layers=1), tokenizer)
     message = refused(*SPARSE, "--ref.model_name_or_path", str(other))
     assert "policy and reference have different vocabularies: got 194 tokens" in message
-    assert "and 6 in" in message
+    assert "and 6 tokens in" in message
     assert "use a reference of the policy's family" in message
 
 

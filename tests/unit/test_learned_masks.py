@@ -6,7 +6,8 @@ import pytest
 import torch
 from batches import by_term, learned
 
-from sparsepo_plugin.masks.learned import LearnedMasks
+from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.masks.learned import LearnedOptions
 from sparsepo_plugin.masks.ones import OnesMask
 from sparsepo_plugin.types import ReferenceShape, ReferenceState
 
@@ -127,9 +128,8 @@ def test_a_mask_on_one_term_leaves_weight_one_on_the_other(used, plain):
 
 
 def test_no_mask_at_all_is_refused():
-    design = by_term(learned(SHAPE))["common"].design
-    with pytest.raises(ValueError, match="at least one"):
-        LearnedMasks(SHAPE, design, on_reward=False, on_kl=False)
+    with pytest.raises(UserError, match="option mask_on: got 'none', expected one of both, reward, kl"):
+        LearnedOptions.build({"mask_on": "none"})
 
 
 def test_dropout_acts_in_training_only():

@@ -226,7 +226,7 @@ def test_a_preset_sets_defaults_and_given_options_win():
         ({"reward_l1": 0.1}, "option reward_l1: got 0.1 with normalise mean, which fixes the L1 norm"),
         ({"kl_l1": 0.1, "normalise": "mean"}, "option kl_l1: got 0.1 with normalise mean"),
         ({"layers": "x"}, "option layers: got 'x'"),
-        ({"source": "entropy"}, "option source: got 'entropy', expected one of learned"),
+        ({"source": "entropy"}, "option source: got 'entropy', expected one of binary, learned"),
         ({"preset": "papr"}, "option preset: got 'papr'"),
         ({"anchor": -1.0}, "option anchor: got -1.0"),
     ],

@@ -6,6 +6,7 @@ A checkpoint is complete once its marker file lies in its folder; the marker is 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import torch
 from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import LossOptions
 
 COMPLETE, PARTIAL, LATEST = "sparsepo_complete.json", "sparsepo_partial", "latest"
 SCHEMA_VERSION = 1
@@ -56,7 +58,7 @@ def identity(arguments: SimpleNamespace, objective: ConfiguredLoss | None) -> di
     data = {"dataset": arguments.data.dataset, "content": fingerprint(arguments.data.dataset)}
     return {
         "loss": None if objective is None else objective.loss.name,
-        "options": {} if objective is None else _relevant(objective.record()["options"]),
+        "options": {} if objective is None else _relevant(objective.options),
         "data": {**data, **{key: getattr(arguments.data, key) for key in DATA_KEYS}},
         "train.batch_size": arguments.train.batch_size,
         "train.seed": arguments.train.seed,
@@ -92,9 +94,10 @@ def blueprint(arguments: SimpleNamespace, record: dict[str, Any] | None) -> dict
     }
 
 
-def _relevant(options: dict[str, Any]) -> dict[str, Any]:
+def _relevant(options: LossOptions) -> dict[str, Any]:
     """Options without those that change no number of the training."""
-    return {name: value for name, value in options.items() if name != "record"}
+    fields = [field for field in dataclasses.fields(options) if field.metadata["affects"] != "nothing"]
+    return {field.name: getattr(options, field.name) for field in fields}
 
 
 def fingerprint(dataset: str) -> str:

@@ -1,20 +1,17 @@
-"""A batch of pairs in the form the core wants it, and values of sharded models made whole."""
+"""A batch of pairs in the form the core wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-import deepspeed
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.prefix import SharedRows
 from sparsepo_plugin.forward.runner import ModelOutput
-from sparsepo_plugin.forward.statistics import HeadWeights
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.forward.window import ResponseWindow, packed_source, response_window
 
@@ -43,18 +40,11 @@ class Batch(NamedTuple):
         return nullcontext() if self.shared is None else prefix.sharing(self.shared)
 
 
-class BatchView(NamedTuple):
-    """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities.
-
-    Attributes:
-      batch: the batch.
-      reading: what the model says at the response positions.
-      activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
-    """
+class BatchOutput(NamedTuple):
+    """One model's view of a batch; travels through fit() in the slot of the chosen log-probabilities."""
 
     batch: Batch
-    reading: ModelOutput
-    activations: dict[str, Tensor]
+    model: ModelOutput
 
 
 def make_shared_batch(
@@ -102,30 +92,3 @@ def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int
     lengths = torch.tensor([int(length) for length in prompt_lengths], device=ids.device)
     response = attention.bool() & (positions >= lengths[:, None])
     return ids.masked_fill(~response, IGNORE_INDEX)
-
-
-def mean_over_shards(
-    means: Mapping[str, Tensor], features: Mapping[str, int], group: dist.ProcessGroup
-) -> dict[str, Tensor]:
-    """Feature means of whole activations from the means that tensor-parallel processes took of their parts.
-
-    An activation that every process holds whole keeps its mean.
-
-    Args:
-      means: mean over this process's features by site, each [rows, seq], equal shapes.
-      features: number of this process's features by site.
-      group: processes that share a model.
-    """
-    names = list(means)
-    counts = torch.tensor([float(features[name]) for name in names], device=means[names[0]].device)
-    totals = torch.stack([means[name] for name in names]) * counts[:, None, None]
-    for value in (totals, counts):
-        dist.all_reduce(value, group=group)
-    return dict(zip(names, totals / counts[:, None, None]))
-
-
-@contextmanager
-def gathered_head(head: nn.Module) -> Iterator[HeadWeights]:
-    """The weights of a head, made whole where ZeRO-3 has split them."""
-    with torch.no_grad(), deepspeed.zero.GatheredParameters(list(head.parameters())):
-        yield HeadWeights(head.weight, head.bias)  # type: ignore[arg-type]

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from sparsepo_plugin.adapters import model_checks
 from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check, mode_check
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
@@ -101,12 +102,7 @@ def _check_models(arguments: SimpleNamespace) -> tuple[Any, Any]:
     if reference_name == name:
         return policy, policy
     reference = load_config(reference_name, "--ref.model_name_or_path", trust)
-    sizes = policy.get_text_config().vocab_size, reference.get_text_config().vocab_size
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"policy and reference have different vocabularies: got {sizes[0]} tokens in {name} and "
-            f"{sizes[1]} in {reference_name}, expected the same; use a reference of the policy's family"
-        )
+    model_checks.check_vocabularies(policy, reference)
     return policy, reference
 
 
@@ -133,14 +129,8 @@ def load_config(name: str, flag: str, trust: bool) -> Any:
     if path is None:
         raise UserError(f"{flag} {name}: no config.json there")
     _refuse_remote_code(name, trust)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{flag} {name}: config.json cannot be used: {' '.join(str(error).split())[:200]}"
-        ) from None
-    if hasattr(config, "vision_config"):
-        raise UserError(f"{flag} {name}: got a vision-language model, expected a causal language model")
+    config = model_checks.load_config(f"{flag} {name}", name, trust)
+    model_checks.check_language_model(config, f"{flag} {name}")
     return config
 
 

@@ -21,7 +21,8 @@ from deepspeed.runtime import engine as deepspeed_engine
 from torch import nn
 
 from sparsepo_plugin import checkpoint
-from sparsepo_plugin.adapters.openrlhf import checkpoints, mask_groups, universal
+from sparsepo_plugin.adapters import mask_parameters
+from sparsepo_plugin.adapters.openrlhf import checkpoints, muon, universal
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE, Saved
 from sparsepo_plugin.adapters.openrlhf.length_batches import LengthBatchedLoading
 from sparsepo_plugin.configured_loss import ConfiguredLoss
@@ -190,8 +191,10 @@ class PreferenceStrategy(PortableStrategy):
         # ZeRO-3 defragments all trainable parameters into one buffer: they must share a dtype.
         dtype = next(p.dtype for p in model.model.parameters() if p.requires_grad)
         model.model.add_module(MASK_MODULE, masks.to(dtype))
-        muon = mask_groups.muon(deepspeed_engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr)
-        with patched(deepspeed_engine, MuonWithAuxAdam=muon):
+        optimizer = muon.sparing_masks(
+            deepspeed_engine.MuonWithAuxAdam, masks, self.objective, self.args.adam.lr
+        )
+        with patched(deepspeed_engine, MuonWithAuxAdam=optimizer):
             return super()._ds_init_train_model(model, cfg)
 
     def _get_model_parameters(self, model: nn.Module, **options: Any) -> Any:
@@ -200,7 +203,7 @@ class PreferenceStrategy(PortableStrategy):
         # Muon gets bare parameters, which DeepSpeed groups later.
         if masks is None or options.get("optim") == "muon":
             return raw_model, groups
-        return raw_model, mask_groups.split(groups, masks, self.objective, self.args.adam.lr)
+        return raw_model, mask_parameters.regroup(groups, masks, self.objective, self.args.adam.lr)
 
     def optimizer_step(self, optimizer: Any, model: Any, scheduler: Any, *args: Any, **options: Any) -> None:
         """Upstream's; where DeepSpeed does not keep the norm of the gradient, it is taken first."""
@@ -226,7 +229,7 @@ class PreferenceStrategy(PortableStrategy):
             super().save_model(model, tokenizer, output_dir, **options)
             return
         with deepspeed.zero.GatheredParameters(list(masks.parameters()), enabled=self.stage == 3):
-            state = {name: value.detach().cpu().clone() for name, value in masks.state_dict().items()}
+            state = mask_parameters.state_of(masks)
         delattr(raw, MASK_MODULE)
         try:
             super().save_model(model, tokenizer, output_dir, **options)

@@ -7,30 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
 from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
-from sparsepo_plugin.adapters.openrlhf.outputs import (
-    Batch,
-    BatchView,
-    gathered_head,
-    make_batch,
-    make_shared_batch,
-    mean_over_shards,
-)
+from sparsepo_plugin.adapters.openrlhf.outputs import Batch, BatchOutput, make_batch, make_shared_batch
+from sparsepo_plugin.adapters.openrlhf.sharding import DeepSpeedSharding
+from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, not_finite
 from sparsepo_plugin.configured_loss import ConfiguredLoss
-from sparsepo_plugin.errors import RunFailedError
-from sparsepo_plugin.forward.activations import Recorder, find_sites
-from sparsepo_plugin.forward.runner import ForwardRunner, negative_log_likelihood, statistics
+from sparsepo_plugin.forward.activations import find_sites
+from sparsepo_plugin.forward.runner import negative_log_likelihood
 from sparsepo_plugin.metrics import MetricSum
 from sparsepo_plugin.run_folder import token_record
 from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
 from sparsepo_plugin.run_folder.token_record import TokenRecord
-from sparsepo_plugin.types import ReferenceState
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -46,20 +38,25 @@ class PreferenceTrainer(DPOTrainer):
         self.objective = objective
         self.loss_fn = self._preference_loss
         policy = self.strategy._unwrap_model(self.model)
-        found = getattr(policy, MASK_MODULE, None)
+        reference = self.strategy._unwrap_model(self.ref_model)
+        learned = getattr(policy, MASK_MODULE, None)
         self.mask_source: nn.Module = (
-            found if found is not None else objective.build_masks(self.strategy.seed)
+            learned if learned is not None else objective.build_masks(self.strategy.seed)
         )
         groups = objective.needs.activations
-        reference = self.strategy._unwrap_model(self.ref_model)
-        say, mode = self.strategy.print, self.args.perf.head
-        self._policy_reader = ForwardRunner(policy, mode=mode, say=say)
-        self._reference_reader = ForwardRunner(
-            reference, mode=mode, states=objective.needs.hidden_states, say=say
+        self._preference_step = PreferenceStep(
+            objective,
+            policy,
+            reference,
+            self.mask_source,
+            policy_mode=self.args.perf.head,
+            reference_mode=self.args.perf.head,
+            sites=find_sites(reference, groups) if groups else (),
+            sharding=DeepSpeedSharding(self.strategy),
+            warn=self.strategy.print,
         )
         self._shares_prefix = self._start_sharing()
         self._batch: tuple[Tensor | None, Batch | None] = (None, None)
-        self._recorder = Recorder(reference, find_sites(reference, groups)) if groups else None
         self._tokens = TokenRecord(objective.options.record, self.tokenizer)
         self._dead_masks = DeadMaskWatch()
         self._sums: dict[str, MetricSum] = {}
@@ -88,7 +85,7 @@ class PreferenceTrainer(DPOTrainer):
         reject_ids: Tensor,
         r_mask: Tensor,
         prompt_id_lens: Sequence[int],
-    ) -> tuple[BatchView | None, None, Any, Any]:
+    ) -> tuple[BatchOutput | None, None, Any, Any]:
         """Run one model on chosen and rejected rows; fit() carries the result to the loss unopened.
 
         Args:
@@ -100,11 +97,9 @@ class PreferenceTrainer(DPOTrainer):
           prompt_id_lens: PromptLength per pair.
 
         Returns:
-          BatchView (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
+          BatchOutput (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
         """
         is_reference = model is self.ref_model
-        if is_reference and not self.objective.needs.reference:
-            return None, None, 0, 0
         if not self._evaluating:
             # Saved within an epoch, after the data loader drew for it: it has drawn again by now.
             self.strategy.restore_random_state()
@@ -115,20 +110,21 @@ class PreferenceTrainer(DPOTrainer):
             with batch.running():
                 return model(batch.ids, attention_mask=batch.attention, **asked)
 
-        reading = (self._reference_reader if is_reference else self._policy_reader).read(call, batch.window)
-        recorded = self._recorded() if is_reference else {}
-        activations = {name: batch.window.take(value) for name, value in recorded.items()}
-        nll = negative_log_likelihood(reading) if self.nll_loss and not is_reference else 0
-        return BatchView(batch, reading, activations), None, reading.aux_loss, nll
+        step = self._preference_step
+        output = (step.run_reference if is_reference else step.run_policy)(call, batch.window)
+        if output is None:
+            return None, None, 0, 0
+        nll = negative_log_likelihood(output) if self.nll_loss and not is_reference else 0
+        return BatchOutput(batch, output), None, output.aux_loss, nll
 
     def _start_sharing(self) -> bool:
         """Switch both models to rows that share a pair's prefix, if both give the same numbers with them."""
         if self.args.perf.prefix == "off":
             return False
         reason = "--ds.packing_samples lays samples out its own way" if self.packing_samples else None
-        balancing, judged = self.args.model.aux_loss_coef > 1e-8, self.objective.needs.reference
+        balancing, referenced = self.args.model.aux_loss_coef > 1e-8, self.objective.needs.reference
         for model, training in ((self.model, True), (self.ref_model, False)):
-            if reason is None and (training or judged):
+            if reason is None and (training or referenced):
                 reason = prefix.start(model, training=training, balancing=balancing and training)
         if reason is None:
             return True
@@ -154,74 +150,36 @@ class PreferenceTrainer(DPOTrainer):
         self._batch = (chosen_ids, batch)
         return batch
 
-    def _recorded(self) -> dict[str, Tensor]:
-        """Feature means of the reference's last forward pass, over the shards of all processes."""
-        if self._recorder is None:
-            return {}
-        means = self._recorder.take()
-        if self.args.ds.tensor_parallel_size == 1:
-            return means
-        return mean_over_shards(
-            means, self._recorder.features, self.strategy.ds_device_mesh["tp"].get_group()
-        )
-
     def _preference_loss(
-        self, policy: BatchView, _: None, reference: BatchView | None, __: None
+        self, policy: BatchOutput, _: None, reference: BatchOutput | None, __: None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
-        # An evaluation measures the KL of every loss that has a reference, so that losses compare.
-        with_kl = self.objective.needs.token_kl or (self._evaluating and reference is not None)
-        batch, seen = policy.batch, policy if reference is None else reference
-        stats = statistics(
-            policy.reading,
-            None if reference is None else reference.reading,
-            with_kl=with_kl,
-            open_reference=gathered_head,
-            collective=self.strategy.stage == 3,
+        batch = policy.batch
+        result = self._preference_step.evaluate(
+            policy.model, reference and reference.model, self.beta, evaluating=self._evaluating
         )
-        state = ReferenceState(
-            seen.reading.hidden_states, stats.response_mask, batch.window.token_ids, seen.activations
-        )
-        masks = self.mask_source(state)
-        output = self.objective.evaluate(stats, masks, self.beta)
-        loss = output.losses.mean()
-        self._require_finite(loss, batch.indices)
-        keep = self._counted(batch.indices)
-        rows = torch.cat([keep, keep])
-        kept = type(output)(*(value[keep] for value in output))
-        found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
-        self._sums = metrics.add(self._sums, found)
+        self._require_finite(result, batch.indices)
+        self._sums = metrics.add(self._sums, result.metrics(self.beta, self._counted(batch.indices)))
         if self._evaluating:
-            self._tokens.add(batch.indices, batch.window.token_ids, stats, masks, batch.prompts)
-        return loss, output.chosen_rewards, output.rejected_rewards
+            self._tokens.add(batch.indices, batch.window.token_ids, result.stats, result.masks, batch.prompts)
+        return result.loss, result.output.chosen_rewards, result.output.rejected_rewards
 
-    def _counted(self, indices: list[int]) -> Tensor:
+    def _counted(self, indices: list[int]) -> list[bool] | None:
         """Pairs that enter the metrics: all, but for copies that pad an evaluation set to the processes."""
-        keep = [True] * len(indices)
-        if self._evaluating:
-            sampler = self.eval_dataloader.sampler
-            keep = [index % sampler.num_replicas == sampler.rank for index in indices]
-        return torch.tensor(keep, device=next(self.model.parameters()).device)
+        if not self._evaluating:
+            return None
+        sampler = self.eval_dataloader.sampler
+        return [index % sampler.num_replicas == sampler.rank for index in indices]
 
-    def _require_finite(self, loss: Tensor, indices: list[int]) -> None:
-        bad = torch.tensor([float(not torch.isfinite(loss.detach()))])
+    def _require_finite(self, result: StepResult, indices: list[int]) -> None:
+        bad = torch.tensor([float(not result.finite())])
         if self.strategy.world_size > 1:
             bad = self.strategy.all_reduce(bad, op="max")
-        if not bad.item():
-            return
-        reports: list[Any] = [None] * self.strategy.world_size
-        mine = None if torch.isfinite(loss.detach()) else indices
-        if self.strategy.world_size > 1:
-            dist.all_gather_object(reports, mine)
-        else:
-            reports = [mine]
-        where = ", ".join(f"process {rank}: pairs {pairs}" for rank, pairs in enumerate(reports) if pairs)
-        stage = "evaluation after" if self._evaluating else "training at"
-        step = self._step if self._evaluating else self._step + 1
-        raise RunFailedError(
-            f"loss is not finite in {stage} step {step} ({where}): stopped before the update, the last "
-            f"checkpoint is kept; lower the learning rate or look at these pairs"
-        )
+        if bad.item():
+            reports = enumerate(gather(None if result.finite() else indices))
+            where = ", ".join(f"process {rank}: pairs {pairs}" for rank, pairs in reports if pairs)
+            step = self._step if self._evaluating else self._step + 1
+            raise not_finite(step, training=not self._evaluating, where=where)
 
     def save_logs_and_checkpoints(
         self, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
@@ -258,12 +216,9 @@ class PreferenceTrainer(DPOTrainer):
     def _write_tokens(self, steps: int) -> None:
         if not self._tokens.limit:
             return
-        rows: list[Any] = [self._tokens.take()]
-        if self.strategy.world_size > 1:
-            rows *= self.strategy.world_size
-            dist.all_gather_object(rows, rows[0])
+        rows = [row for part in gather(self._tokens.take()) for row in part]
         if self.strategy.is_rank_0():
-            token_record.write(Path(self.args.ckpt.output_dir), steps, [row for part in rows for row in part])
+            token_record.write(Path(self.args.ckpt.output_dir), steps, rows)
 
     def _averages(self) -> dict[str, float]:
         names = list(self._sums)

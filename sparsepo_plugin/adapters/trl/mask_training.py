@@ -7,7 +7,6 @@ gradients over processes, clipping, zeroing, saving, resuming.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsepo_plugin import checkpoint
+from sparsepo_plugin.adapters import mask_parameters
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.options import LossOptions
-
-# Options that may change between a checkpoint and its resumption: they do not say what a mask is.
-_TRAINING_OPTIONS = {
-    *("reward_l1", "kl_l1", "mask_lr", "mask_lr_scale", "mask_weight_decay"),
-    *("anchor", "anchor_weight", "record"),
-}
 
 
 class MaskTraining:
@@ -51,15 +44,9 @@ class MaskTraining:
     def add_to(self, optimizer: Optimizer, policy_learning_rate: float) -> None:
         """Add the module's parameter groups, once: weights with decay, biases and norms without."""
         present = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not self.learned or id(self.parameters[0]) in present:
-            return
-        options = self.objective.options
-        rate = options.mask_learning_rate(policy_learning_rate)
-        decayed = {id(p) for p in self.module.decayed_parameters()}  # type: ignore[operator]
-        for weight_decay, chosen in ((options.mask_decay(), True), (0.0, False)):
-            params = [p for p in self.parameters if (id(p) in decayed) is chosen]
-            if params:
-                optimizer.add_param_group({"params": params, "lr": rate, "weight_decay": weight_decay})
+        if self.learned and id(self.parameters[0]) not in present:
+            for group in mask_parameters.groups_of(self.module, self.objective, policy_learning_rate):
+                optimizer.add_param_group(group)
 
     def before_backward(self) -> None:
         """Drop the gradients that the last optimizer step used: the trainer zeroes the policy's only."""
@@ -85,7 +72,7 @@ class MaskTraining:
     def save(self, folder: str | Path) -> None:
         """Write the module beside a checkpoint; nothing where nothing is learned."""
         if self.learned:
-            state = {name: value.detach().cpu().clone() for name, value in self.module.state_dict().items()}
+            state = mask_parameters.state_of(self.module)
             checkpoint.save_masks(Path(folder), state, self.objective.record())
 
     def load(self, folder: str | Path) -> None:
@@ -94,29 +81,8 @@ class MaskTraining:
         Raises:
           UserError: no mask module there, or one of another loss, other options, or another reference.
         """
-        if not self.learned:
-            return
-        saved = checkpoint.load_masks(folder)
-        self._check_same(saved.loss.name, saved.options, Path(folder))
-        try:
-            self.module.load_state_dict(saved.module.state_dict())
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder}: its mask module does not fit this reference model: {' '.join(str(error).split())}"
-            ) from None
-
-    def _check_same(self, loss: str, options: LossOptions, folder: Path) -> None:
-        if loss != self.objective.loss.name:
-            raise UserError(
-                f"{folder}: its mask module was trained with loss {loss}, expected {self.objective.loss.name}"
-            )
-        for field in dataclasses.fields(options):
-            was, now = getattr(options, field.name), getattr(self.objective.options, field.name)
-            if was != now and field.name not in _TRAINING_OPTIONS:
-                raise UserError(
-                    f"option {field.name}: got {now!r}, expected {was!r}, as in the checkpoint {folder}; "
-                    f"set it back, or start anew"
-                )
+        if self.learned:
+            mask_parameters.load(folder, self.module, self.objective)
 
 
 def refuse_sharding(kind: Any) -> None:

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from sparsepo_plugin import metrics
-from sparsepo_plugin.errors import RunFailedError
+from sparsepo_plugin.adapters.step import gather
 from sparsepo_plugin.forward.window import ResponseWindow
 from sparsepo_plugin.metrics import MetricSum
 from sparsepo_plugin.run_folder import token_record
@@ -133,9 +133,9 @@ class EvaluationPairs:
         self._batch += 1
         return list(range(start, start + pairs))
 
-    def keep(self, indices: list[int], device: torch.device) -> Tensor:
-        """Which pairs are no copies, [pairs], bool."""
-        return torch.tensor([index < self._length for index in indices], device=device)
+    def keep(self, indices: list[int]) -> list[bool]:
+        """Which pairs are no copies."""
+        return [index < self._length for index in indices]
 
     def add(
         self, indices: list[int], window: ResponseWindow, ids: Tensor, stats: TokenStats, masks: Masks
@@ -160,27 +160,9 @@ class EvaluationPairs:
         """Write the record of all processes."""
         if not self.record.limit:
             return
-        rows: list[Any] = [self.record.take()]
-        if self._processes > 1:
-            rows *= self._processes
-            dist.all_gather_object(rows, rows[0])
+        rows = [row for part in gather(self.record.take()) for row in part]
         if self._rank == 0:
-            token_record.write(folder, step, [row for part in rows for row in part])
-
-
-def require_finite(finite: bool, *, training: bool, step: int) -> None:
-    """Stop all processes together where a loss is not finite.
-
-    Raises:
-      RunFailedError: it is not.
-    """
-    if finite:
-        return
-    stage = f"training at step {step + 1}" if training else f"evaluation after step {step}"
-    raise RunFailedError(
-        f"loss is not finite in {stage}: stopped before the update, the last checkpoint is kept; lower the "
-        f"learning rate or look at the data"
-    )
+            token_record.write(folder, step, rows)
 
 
 def _plain(value: Any) -> Any:

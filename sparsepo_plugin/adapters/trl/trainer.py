@@ -7,26 +7,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
-from transformers import AutoConfig, TrainerCallback
+from transformers import TrainerCallback
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from sparsepo_plugin import metrics, registry
-from sparsepo_plugin.adapters.trl import reference, refusals
+from sparsepo_plugin import registry
+from sparsepo_plugin.adapters import model_checks
+from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, not_finite
+from sparsepo_plugin.adapters.trl import refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
 from sparsepo_plugin.adapters.trl.mask_training import MaskTraining, refuse_sharding
-from sparsepo_plugin.adapters.trl.pair_log import EvaluationPairs, PairLog, require_finite
-from sparsepo_plugin.adapters.trl.reference import ReferenceOutput
+from sparsepo_plugin.adapters.trl.pair_log import EvaluationPairs, PairLog
+from sparsepo_plugin.adapters.trl.sites import recording_sites
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput, statistics
+from sparsepo_plugin.forward.runner import ModelOutput
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.forward.window import ResponseWindow, response_window
-from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
 
 if TYPE_CHECKING:
 
@@ -67,9 +67,7 @@ class PreferenceMixin(_Upstream):
         if not self.preference_objective.needs.reference:
             self.ref_model = None
         self.mask_training = MaskTraining(self.preference_objective, args.seed, self.accelerator.device)
-        judge = self.model if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
-        self._reference_sites = reference.recording_sites(judge, self.preference_objective.needs.activations)
-        self._readers = self._build_readers(judge)
+        self._preference_step = self._build_step()
         self._pair_log = PairLog(Path(args.output_dir), active=self.is_world_process_zero())
         self._evaluation_pairs = EvaluationPairs(
             self.preference_objective.options.record,
@@ -80,19 +78,21 @@ class PreferenceMixin(_Upstream):
         )
         self.add_callback(_Start(self))
 
-    def _build_readers(self, judge: Any) -> dict[str, ForwardRunner]:
-        """Readers of the policy, of the policy where all its logits are wanted, of the reference."""
+    def _build_step(self) -> PreferenceStep:
+        unwrap = self.accelerator.unwrap_model
+        policy = unwrap(self.model)
+        reference = policy if self.ref_model is None else unwrap(self.ref_model)
         # DistributedDataParallel must see every parameter in the graph of the model's own output.
         alone = self.accelerator.distributed_type == DistributedType.NO
-        mode, policy = "auto" if alone else "rows", self.accelerator.unwrap_model(self.model)
-        say = self.accelerator.print
-        return {
-            "policy": ForwardRunner(policy, mode=mode, say=say),
-            "all": ForwardRunner(policy, mode="off"),
-            "reference": ForwardRunner(
-                judge, mode="auto", states=self.preference_objective.needs.hidden_states, say=say
-            ),
-        }
+        return PreferenceStep(
+            self.preference_objective,
+            policy,
+            reference,
+            self.mask_training.module,
+            policy_mode="auto" if alone else "rows",
+            sites=recording_sites(reference, self.preference_objective.needs.activations),
+            warn=self.accelerator.print,
+        )
 
     # ---------------------------------------------------------------- loss
 
@@ -103,80 +103,48 @@ class PreferenceMixin(_Upstream):
         passed = {name: value for name, value in inputs.items() if name not in kept} | {"use_cache": False}
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         window = response_window(ids, labels)
-        kept_outputs: list[Any] = []
+        outputs: list[Any] = []
 
         def call(**asked: Any) -> Any:
-            kept_outputs[:] = [model(**passed, **router, **asked)]
-            return kept_outputs[0]
+            outputs.append(model(**passed, **router, **asked))
+            return outputs[-1]
 
-        reading = self._readers["all" if return_outputs else "policy"].read(call, window)
-        (outputs,) = kept_outputs
-        judged = self._run_reference(passed, window) if self.preference_objective.needs.reference else None
+        step = self._preference_step
+        policy = step.run_policy(call, window, all_logits=return_outputs)
+        reference = self._run_reference(passed, window)
         self.mask_training.module.train(training)
-        # The loss is computed in float32 whatever the models ran in; autocast would undo that.
-        with torch.autocast(ids.device.type, enabled=False):
-            stats, masks, output = self._preference(reading, judged)
-        loss = output.losses.mean()
-        self._collect_metrics(training, ids, window, inputs["attention_mask"].sum(), stats, masks, output)
+        result = step.evaluate(policy, reference, self.beta, evaluating=not training)
+        self._collect_metrics(result, ids, window, inputs["attention_mask"].sum(), training=training)
+        loss = result.loss
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        return (loss, outputs) if return_outputs else loss
+            loss = loss + self.router_aux_loss_coef * outputs[-1].aux_loss
+        return (loss, outputs[-1]) if return_outputs else loss
 
-    def _preference(
-        self, reading: ModelOutput, judged: ReferenceOutput | None
-    ) -> tuple[TokenStats, Masks, LossOutput]:
-        """Statistics, masks and loss of a batch."""
-        stats = statistics(
-            reading,
-            None if judged is None else judged.reading,
-            with_kl=self.preference_objective.needs.token_kl,
-        )
-        hidden, activations = (
-            ((), {}) if judged is None else (judged.reading.hidden_states, judged.activations)
-        )
-        state = ReferenceState(hidden, stats.response_mask, reading.window.token_ids, activations)
-        masks = self.mask_training.module(state)
-        return stats, masks, self.preference_objective.evaluate(stats, masks, self.beta)
-
-    def _run_reference(self, passed: dict[str, Any], window: ResponseWindow) -> ReferenceOutput:
-        """Run the reference: a model of its own, or the policy's with its adapter off."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            checkpointing = self.args.gradient_checkpointing_kwargs
-            stack.enter_context(disable_gradient_checkpointing(self.model, checkpointing))
+    def _run_reference(self, passed: dict[str, Any], window: ResponseWindow) -> ModelOutput | None:
+        """Run the reference, if the loss needs one: its own model, or the policy with its adapter off."""
+        if not self.preference_objective.needs.reference:
+            return None
+        reference = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        with disable_gradient_checkpointing(self.model, checkpointing), ExitStack() as stack:
             if self.ref_model is None:
-                judge = self.accelerator.unwrap_model(self.model)
-                name = "ref" if "ref" in judge.peft_config else None
-                stack.enter_context(use_adapter(judge, adapter_name=name))
-            else:
-                judge = self.accelerator.unwrap_model(self.ref_model)
-            return reference.run(judge, passed, self._readers["reference"], window, self._reference_sites)
+                name = "ref" if "ref" in reference.peft_config else None
+                stack.enter_context(use_adapter(reference, adapter_name=name))
+            return self._preference_step.run_reference(lambda **asked: reference(**passed, **asked), window)
 
     def _collect_metrics(
-        self,
-        training: bool,
-        ids: Tensor,
-        window: ResponseWindow,
-        tokens: Tensor,
-        stats: TokenStats,
-        masks: Masks,
-        output: LossOutput,
+        self, result: StepResult, ids: Tensor, window: ResponseWindow, tokens: Tensor, *, training: bool
     ) -> None:
         """Add a batch to the metrics, every pair once, and stop where a loss is not finite."""
-        pairs, device = len(output.losses), output.losses.device
-        finite = bool(torch.isfinite(output.losses.detach()).all())
-        if training:
-            found = metrics.pair_metrics(stats, masks, output, self.beta)
-        else:
-            indices = self._evaluation_pairs.next(pairs)
-            keep = self._evaluation_pairs.keep(indices, device)
-            rows = torch.cat([keep, keep])
-            kept = LossOutput(*(value[keep] for value in output))
-            found = metrics.pair_metrics(stats.rows(rows), masks.rows(rows), kept, self.beta)
-            self._evaluation_pairs.add(indices, window, ids, stats, masks)
-        split = "train" if training else "eval"
-        finite = self._pair_log.add(split, found, tokens, finite=finite, device=device)
-        require_finite(finite, training=training, step=self.state.global_step)
+        split, keep = "train", None
+        if not training:
+            split, indices = "eval", self._evaluation_pairs.next(len(result.output.losses))
+            keep = self._evaluation_pairs.keep(indices)
+            self._evaluation_pairs.add(indices, window, ids, result.stats, result.masks)
+        sums = result.metrics(self.beta, keep)
+        device = result.output.losses.device
+        if not self._pair_log.add(split, sums, tokens, finite=result.finite(), device=device):
+            raise not_finite(self.state.global_step + training, training=training)
 
     # ---------------------------------------------------------------- the mask module
 
@@ -255,23 +223,14 @@ def _objective(model: Any, ref_model: Any, args: Any) -> ConfiguredLoss:
     loss = registry.get(args.preference_loss)
     options = build_options(loss, args.loss_options)
     policy = _config(model, args)
-    judge = policy if ref_model is None else _config(ref_model, args)
-    sizes = policy.get_text_config().vocab_size, judge.get_text_config().vocab_size
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"policy and reference have different vocabularies: got {sizes[0]} and {sizes[1]} tokens, "
-            f"expected the same; use a reference of the policy's family"
-        )
-    if hasattr(policy, "vision_config"):
-        raise UserError("got a vision-language model, expected a causal language model")
-    return ConfiguredLoss(loss, options, reference_shape(judge))
+    reference = policy if ref_model is None else _config(ref_model, args)
+    model_checks.check_language_model(policy)
+    model_checks.check_vocabularies(policy, reference)
+    return ConfiguredLoss(loss, options, reference_shape(reference))
 
 
 def _config(model: Any, args: Any) -> Any:
     """The transformers configuration of a model or of what a name stands for."""
     if not isinstance(model, str):
         return model.config
-    try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=getattr(args, "trust_remote_code", False))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {model}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+    return model_checks.load_config(f"model {model}", model, getattr(args, "trust_remote_code", False))
