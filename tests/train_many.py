@@ -21,7 +21,7 @@ import_openrlhf()
 from openrlhf.models import Actor  # noqa: E402
 
 from sparsepo_plugin.forward.block_states import BlockStates  # noqa: E402
-from sparsepo_plugin.forward.statistics import rows  # noqa: E402
+from sparsepo_plugin.forward.statistics import slices  # noqa: E402
 
 
 def counting() -> dict[str, int]:
@@ -44,11 +44,11 @@ def counting() -> dict[str, int]:
         work["hidden_states"] += 1
         return taking(self, *args)
 
-    Actor.forward, rows.kl, BlockStates.taking = counted_forward, counted_kl, counted_taking
+    Actor.forward, slices.kl, BlockStates.taking = counted_forward, counted_kl, counted_taking
     return work
 
 
-_PLAIN = Actor.forward, rows.kl, BlockStates.taking
+_PLAIN = Actor.forward, slices.kl, BlockStates.taking
 
 if __name__ == "__main__":
     results = []

@@ -21,7 +21,7 @@ from sparsepo_plugin.adapters.trl import SparsePOTrainer
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
-from sparsepo_plugin.forward.statistics import rows as fused_rows
+from sparsepo_plugin.forward.statistics import slices
 from sparsepo_plugin.types import ReferenceState
 
 LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
@@ -46,7 +46,7 @@ def assert_same(left, right, tolerance=1e-5):
 @pytest.mark.parametrize("name", registry.names())
 def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_path, monkeypatch):
     asked = {"reference": 0, "states": 0, "kl": 0, "sites": 0}
-    run, kl = PreferenceStep.run_reference, fused_rows.kl
+    run, kl = PreferenceStep.run_reference, slices.kl
 
     def counted_run(self, call, window):
         output = run(self, call, window)
@@ -60,7 +60,7 @@ def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_pa
         return kl(*args)
 
     monkeypatch.setattr(PreferenceStep, "run_reference", counted_run)
-    monkeypatch.setattr(fused_rows, "kl", counted_kl)
+    monkeypatch.setattr(slices, "kl", counted_kl)
     trainer = tiny.trainer(tmp_path, name, beta=2.0 if name == "simpo" else 1.0)
     needs = trainer.preference_objective.needs
     trainer.train()

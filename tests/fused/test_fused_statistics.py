@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sparsepo_plugin.forward.statistics import LogitMap, fused_statistics
+from sparsepo_plugin.forward.statistics import LogitMap, fused_statistics, shapes
 from sparsepo_plugin.forward.statistics import fused as module
 
 MAPS = {"plain": LogitMap(), "scaled": LogitMap(0.3), "capped": LogitMap(1.5, 4.0)}
@@ -21,7 +21,7 @@ def tiles(request, monkeypatch):
     A GPU goes through whole rows; a CPU through slices, and through rows where their KL needs it.
     """
     monkeypatch.setattr(module, "KEEP", module.KEEP if request.param == "kept" else 0)
-    monkeypatch.setattr(module, "TILE", {"cpu": 1 if request.param.startswith("one") else 450})
+    monkeypatch.setattr(shapes, "TILE", {"cpu": 1 if request.param.startswith("one") else 450})
     monkeypatch.setattr(module, "GUESS", module.GUESS if request.param == "slices" else -1.0)
 
 
@@ -151,7 +151,7 @@ def test_models_that_contradict_each_other_give_a_large_finite_kl(tiles):
 @pytest.mark.parametrize("shift", [0.7, 6.0, 150.0, -150.0])
 def test_a_first_slice_that_misleads_about_the_normalisers_spoils_nothing(shift, monkeypatch):
     monkeypatch.setattr(module, "KEEP", 0)
-    monkeypatch.setattr(module, "TILE", {"cpu": 1})
+    monkeypatch.setattr(shapes, "TILE", {"cpu": 1})
     given = naive.case(9, 300, 8, dtype=torch.float32)
     near = given.bias.detach() + 1e-3 * torch.randn(300, generator=torch.Generator().manual_seed(1))
     # The policy is the reference but for the first slice, of 64 token ids, which has another share of all.
@@ -219,7 +219,7 @@ def test_nothing_of_size_tokens_by_vocabulary_is_held(monkeypatch):
             return out
 
     monkeypatch.setattr(module, "KEEP", 0)
-    monkeypatch.setattr(module, "TILE", {"cpu": 4096})
+    monkeypatch.setattr(shapes, "TILE", {"cpu": 4096})
     given = naive.case(600, 500, 4, dtype=torch.float32)
     with Sizes():
         found = fused_statistics(given.hidden, given.head(), given.targets, given.reference(), with_kl=True)

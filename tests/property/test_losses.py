@@ -374,7 +374,7 @@ def test_loss_and_every_gradient_equal_those_of_the_naive_implementation(pairs, 
 def test_chunking_changes_nothing(monkeypatch, elements):
     results = []
     for size in (1 << 20, elements):
-        monkeypatch.setattr(token_stats_module, "_CHUNK_ELEMENTS", size)
+        monkeypatch.setattr(token_stats_module, "_CHUNK_ELEMENTS", {"cpu": size})
         batch = random_batch(2, pairs=3, seq=9, vocab=31)
         batch = batch._replace(policy=batch.policy.requires_grad_())
         stats = batch.stats()

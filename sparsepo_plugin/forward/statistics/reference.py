@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sparsepo_plugin.forward.head_weights import LogitMap
 from sparsepo_plugin.types import TokenStats
 
 IGNORE_INDEX = -100
-_CHUNK_ELEMENTS = 1 << 20
+# Logits of a chunk: a CPU's caches hold so many, and a GPU is busy for longer than a launch takes.
+_CHUNK_ELEMENTS = {"cuda": 1 << 26, "cpu": 1 << 20}
 
 
 def token_stats(
@@ -162,20 +164,16 @@ class _TokenStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         ctx.save_for_backward(policy, reference, index, reference_index, targets)
         ctx.with_kl = with_kl
-        vocab = policy.shape[-1]
         compute = torch.promote_types(torch.float32, policy.dtype)
         policy_logps = policy.new_zeros(len(index), dtype=compute)
         reference_logps = None if reference is None else torch.zeros_like(policy_logps)
         token_kl = torch.zeros_like(policy_logps) if with_kl else None
-        for part in _chunks(len(index), vocab):
-            log_p = _log_softmax(policy[index[part]])
-            policy_logps[part] = log_p.gather(-1, targets[part, None]).squeeze(-1)
-            if reference is None or reference_logps is None:
-                continue
-            log_q = _log_softmax(reference[reference_index[part]])
-            reference_logps[part] = log_q.gather(-1, targets[part, None]).squeeze(-1)
-            if token_kl is not None:
-                token_kl[part] = kl_terms(log_p, log_q).sum(-1)
+        for part in _chunks(len(index), policy.shape[-1], policy.device):
+            other = None if reference is None else reference[reference_index[part]]
+            found = _values(policy[index[part]], other, targets[part], with_kl)
+            for whole, value in zip((policy_logps, reference_logps, token_kl), found):
+                if whole is not None and value is not None:
+                    whole[part] = value
         if reference_logps is not None:
             ctx.mark_non_differentiable(reference_logps)
         return policy_logps, reference_logps, token_kl
@@ -187,18 +185,56 @@ class _TokenStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None, None, None]:
         policy, reference, index, reference_index, targets = ctx.saved_tensors
         grad = torch.zeros_like(policy)
-        for part in _chunks(len(index), policy.shape[-1]):
-            p = _log_softmax(policy[index[part]]).exp()
-            g = -grad_logps[part, None] * p
-            g.scatter_add_(-1, targets[part, None], grad_logps[part, None])
-            if ctx.with_kl and grad_kl is not None:
-                q = _log_softmax(reference[reference_index[part]]).exp()
-                g += grad_kl[part, None] * (p - q)
+        by_kl = grad_kl if ctx.with_kl else None
+        for part in _chunks(len(index), policy.shape[-1], policy.device):
+            other = None if by_kl is None else reference[reference_index[part]]
+            grads = grad_logps[part], None if by_kl is None else by_kl[part]
+            g = _gradient(policy[index[part]], other, targets[part], *grads)
             # One position may predict the first token of two responses: its gradients add up.
             grad.index_add_(0, index[part], g.to(grad.dtype))
         return grad, None, None, None, None, None
 
 
-def _chunks(count: int, vocab: int) -> list[slice]:
-    size = max(1, _CHUNK_ELEMENTS // vocab)
+def _values(policy: Tensor, reference: Tensor | None, targets: Tensor, with_kl: bool) -> TokenValues:
+    """Statistics of a chunk of rows, [n, vocab]."""
+    if (kernels := _kernels(policy)) is not None:
+        found = kernels.statistics(kernels.Tile(policy, reference), targets, with_kl)
+        return TokenValues(found.logps, found.reference_logps, found.kl)
+    log_p = _log_softmax(policy)
+    logps = log_p.gather(-1, targets[:, None]).squeeze(-1)
+    if reference is None:
+        return TokenValues(logps, None, None)
+    log_q = _log_softmax(reference)
+    kl = kl_terms(log_p, log_q).sum(-1) if with_kl else None
+    return TokenValues(logps, log_q.gather(-1, targets[:, None]).squeeze(-1), kl)
+
+
+def _gradient(
+    policy: Tensor, reference: Tensor | None, targets: Tensor, by_logps: Tensor, by_kl: Tensor | None
+) -> Tensor:
+    """Gradient by a chunk's logits, [n, vocab]; reference and by_kl are there or not together."""
+    if (kernels := _kernels(policy)) is not None:
+        tile = kernels.Tile(policy, reference)
+        found = kernels.statistics(tile, targets, False)
+        lse, grads = (found.lse, found.reference_lse), (by_logps, by_kl)
+        gradient: Tensor = kernels.slice_gradient(tile, lse, targets, 0, grads, LogitMap(), policy.dtype)
+        return gradient
+    p = _log_softmax(policy).exp()
+    g = -by_logps[:, None] * p
+    g.scatter_add_(-1, targets[:, None], by_logps[:, None])
+    if by_kl is not None and reference is not None:
+        g += by_kl[:, None] * (p - _log_softmax(reference).exp())
+    return g
+
+
+def _kernels(logits: Tensor) -> Any:
+    """The Triton kernels where they can run, else None."""
+    from sparsepo_plugin.forward.statistics import triton_rows
+
+    return triton_rows if triton_rows.usable(logits) else None
+
+
+def _chunks(count: int, vocab: int, device: torch.device) -> list[slice]:
+    elements = _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS["cpu"])
+    size = max(1, elements // vocab)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

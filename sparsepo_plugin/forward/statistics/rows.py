@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 
 
 def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
-    """Statistics of whole rows; with a KL leaves log(pi / ref) in tile.policy, log ref in tile.reference.
+    """Statistics of whole rows; with a KL the tile is left as log-probabilities.
 
     Args:
       tile: mapped logits, [n, vocab].
@@ -51,61 +51,35 @@ def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
         return RowStatistics(logps, lse, None, None, None)
     reference_lse = r.logsumexp(-1)
     reference_logps = r.gather(1, targets[:, None]).squeeze(1) - reference_lse
-    if not with_kl:
-        return RowStatistics(logps, lse, reference_logps, reference_lse, None)
-    x = z.sub_(r).sub_((lse - reference_lse)[:, None])
-    log_q = r.sub_(reference_lse[:, None])
-    return RowStatistics(logps, lse, reference_logps, reference_lse, kl(x, log_q))
-
-
-def kl(x: Tensor, log_q: Tensor) -> Tensor:
-    """Sum of q (expm1(x) - x) over the columns; see token_stats.kl_terms.
-
-    Neither log_q nor x + log_q need be normalised: each term is >= 0 all the same.
-    """
-    if x.device.type != "cpu" or (x.numel() and float(x.amax()) > 40):
-        # The exponential of a large x overflows: the slower form has a branch for it.
-        return kl_terms(x + log_q, log_q).sum(-1)
-    terms = torch.expm1(x).sub_(x)
-    return terms.mul_(log_q.exp()).sum(-1).clamp_(min=0)
-
-
-class Probabilities(NamedTuple):
-    """Of a tile, [n, vocab]; the reference's only where a KL was asked for."""
-
-    policy: Tensor
-    reference: Tensor | None
-
-
-def probabilities(tile: Tile, rows: RowStatistics) -> Probabilities:
-    """Probabilities of a tile that ``statistics`` has been called on, in the tile's memory."""
-    z, r = tile
-    if rows.kl is None or r is None:
-        return Probabilities(z.sub_(rows.lse[:, None]).exp_(), None)
-    return Probabilities(z.add_(r).exp_(), r.exp_())
+    kl = None
+    if with_kl:
+        kl = kl_terms(z.sub_(lse[:, None]), r.sub_(reference_lse[:, None])).sum(-1)
+    return RowStatistics(logps, lse, reference_logps, reference_lse, kl)
 
 
 def gradient(
-    probability: Probabilities, targets: Tensor, start: int, grad_logps: Tensor, grad_kl: Tensor | None
+    exponentials: Tile,
+    scales: tuple[Tensor, Tensor | None],
+    targets: Tensor,
+    grads: tuple[Tensor, Tensor | None],
 ) -> Tensor:
     """Gradient by the mapped logits of a slice of the vocabulary, [n, slice], in the policy's memory.
 
     d log pi(y) = onehot(y) - p and d KL(q || p) = p - q.
 
     Args:
-      probability: of the slice.
-      targets: token ids, [n].
-      start: first token id of the slice.
-      grad_logps: gradient by log pi(y), [n].
-      grad_kl: gradient by the KL, [n], or None.
+      exponentials: of the slice, [n, slice]; times the scales they are probabilities.
+      scales: of policy and reference, each [n].
+      targets: columns of the targets; outside the slice where a target is none of its columns, [n].
+      grads: gradients by log pi(y) and by the KL, each [n].
     """
-    p, q = probability
-    grad = p.mul_((-grad_logps if grad_kl is None else grad_kl - grad_logps)[:, None])
-    if grad_kl is not None and q is not None:
-        grad.addcmul_(q, grad_kl[:, None], value=-1)
-    inside = (targets >= start) & (targets < start + p.shape[1])
+    (p, q), (grad_logps, grad_kl) = exponentials, grads
+    grad = p.mul_((scales[0] * (-grad_logps if grad_kl is None else grad_kl - grad_logps))[:, None])
+    if grad_kl is not None and q is not None and scales[1] is not None:
+        grad.addcmul_(q, (scales[1] * grad_kl)[:, None], value=-1)
+    inside = (targets >= 0) & (targets < p.shape[1])
     # Tokens outside the slice add 0 somewhere: no branch, so that a GPU need not wait.
-    column = (targets - start).clamp(0, p.shape[1] - 1)
+    column = targets.clamp(0, p.shape[1] - 1)
     return grad.scatter_add_(1, column[:, None], torch.where(inside, grad_logps, 0)[:, None])
 
 
@@ -132,5 +106,6 @@ def slice_gradient(
     z, r = tile
     slope = logit_map.slope(z)
     q = None if r is None or lse[1] is None else r.sub_(lse[1][:, None]).exp_()
-    p = z.sub_(lse[0][:, None]).exp_()
-    return gradient(Probabilities(p, q), targets, start, *grads).mul_(slope).to(dtype)
+    p, ones = z.sub_(lse[0][:, None]).exp_(), torch.ones_like(lse[0])
+    grad = gradient(Tile(p, q), (ones, None if q is None else ones), targets - start, grads)
+    return (grad if isinstance(slope, float) and slope == 1.0 else grad.mul_(slope)).to(dtype)

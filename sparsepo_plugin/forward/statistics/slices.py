@@ -6,10 +6,21 @@ large head at a third of its speed. All rows by a slice of the vocabulary are a 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from sparsepo_plugin.forward.statistics.rows import RowStatistics, Tile, kl
+from sparsepo_plugin.forward.statistics.rows import RowStatistics, Tile
+
+_OVERFLOWS = 40.0  # expm1 of more spoils a product with a probability that is nearly 0
+
+
+class Exponentials(NamedTuple):
+    """What is kept of a slice: exp(logit - peak), and the peaks, each [n], of policy and reference."""
+
+    tile: Tile
+    peaks: tuple[Tensor, Tensor | None]
 
 
 class _RunningSoftmax:
@@ -20,15 +31,15 @@ class _RunningSoftmax:
         self.peak = torch.full_like(like, torch.finfo(like.dtype).min)
         self.total, self._chosen = torch.zeros_like(like), torch.zeros_like(like)
 
-    def add(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Take in a slice, [n, slice], and make it relative to the peak.
+    def see(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Look at a slice, [n, slice], and make it relative to the peak so far.
 
         Args:
           logits: overwritten.
           targets: column of every row's target; outside the slice if it is none of its columns.
 
         Returns:
-          What sums of exp(logit - peak) so far are to be multiplied with, [n].
+          What sums of exp(logit - peak) before this slice are to be multiplied with, [n].
         """
         width = logits.shape[1]
         chosen = logits.gather(1, targets.clamp(0, width - 1)[:, None]).squeeze(1)
@@ -36,8 +47,12 @@ class _RunningSoftmax:
         peak = torch.maximum(self.peak, logits.amax(-1))
         factor = (self.peak - peak).exp_()
         self.peak = peak
-        self.total.mul_(factor).add_(logits.sub_(peak[:, None]).exp().sum(-1))
+        logits.sub_(peak[:, None])
         return factor
+
+    def add(self, exponentials: Tensor, factor: Tensor) -> None:
+        """Take in what the slice has become: exp(logit - peak), [n, slice]."""
+        self.total.mul_(factor).add_(exponentials.sum(-1))
 
     def lse(self) -> Tensor:
         return self.peak + self.total.log()
@@ -67,20 +82,24 @@ class RunningStatistics:
         self._terms = zeros
         self._guess: Tensor | None = None
 
-    def add(self, tile: Tile, start: int) -> None:
-        """Take in mapped logits [n, slice] of the token ids from ``start`` on; they are overwritten."""
+    def add(self, tile: Tile, start: int) -> Exponentials:
+        """Take in mapped logits [n, slice] of the token ids from ``start`` on; they become exponentials."""
         (z, r), policy, reference = tile, self._policy, self._reference
         targets = self._targets - start
-        policy.add(z, targets)
+        factor = policy.see(z, targets)
         if reference is None or r is None:
-            return
-        factor = reference.add(r, targets)
-        if self._with_kl:
+            policy.add(z.exp_(), factor)
+            return Exponentials(Tile(z, None), (policy.peak, None))
+        other_factor = reference.see(r, targets)
+        x = z - r if self._with_kl else None
+        policy.add(z.exp_(), factor)
+        reference.add(r.exp_(), other_factor)
+        if x is not None:
             if self._guess is None:
                 self._guess = (policy.lse() - reference.lse()).nan_to_num_()
-            # Both are relative to their peaks now.
-            x = z.sub_(r).add_((policy.peak - reference.peak - self._guess)[:, None])
-            self._terms.mul_(factor).add_(kl(x, r))
+            shift = policy.peak - reference.peak - self._guess
+            self._terms.mul_(other_factor).add_(kl(x.add_(shift[:, None]), z, r, shift))
+        return Exponentials(tile, (policy.peak, reference.peak))
 
     def result(self) -> tuple[RowStatistics, Tensor | None]:
         """The statistics, and how far off the guess was, [n]; None without a KL."""
@@ -93,3 +112,23 @@ class RunningStatistics:
         off = policy.lse() - reference.lse() - self._guess
         value = (self._terms / reference.total - (off.expm1() - off)).clamp_(min=0)
         return found._replace(kl=value), off
+
+
+def kl(x: Tensor, p: Tensor, q: Tensor, shift: Tensor) -> Tensor:
+    """Sum of q (expm1(x) - x) over the columns, [n]; see reference.kl_terms.
+
+    Neither q nor p e^shift = q e^x need be normalised: each term is >= 0 all the same.
+
+    Args:
+      x: [n, slice].
+      p: the policy's exponentials, [n, slice].
+      q: the reference's, [n, slice].
+      shift: [n].
+    """
+    found: Tensor = torch.linalg.vecdot(torch.expm1(x).sub_(x), q)
+    if bool(((x.amax(-1) <= _OVERFLOWS) & found.isfinite()).all()):
+        return found
+    # The exponential of a large x overflows although q e^x does not; an entry of -inf leaves no x.
+    p = p * shift.exp()[:, None]
+    terms = torch.where(x > 1, p - q - q * x, torch.expm1(x).sub_(x).mul_(q))
+    return torch.where(q == 0, p, terms).sum(-1)

@@ -18,7 +18,7 @@ def _log_sum_exp(row, vocab, BLOCK: tl.constexpr):
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, vocab, BLOCK):
         columns = start + lanes
-        z = tl.load(row + columns, mask=columns < vocab, other=_LOW).to(tl.float32)
+        z = tl.load(row + columns, mask=columns < vocab, other=float("-inf")).to(tl.float32)
         new = tl.maximum(top, z)
         total = total * tl.exp(top - new) + tl.exp(z - new)
         top = new
@@ -29,14 +29,17 @@ def _log_sum_exp(row, vocab, BLOCK: tl.constexpr):
 
 @triton.jit
 def _kl_term(x, log_q, log_p):
-    """Q (expm1(x) - x): a series where the difference would cancel, p - q - q x where exp would overflow."""
-    q = tl.exp(log_q)
+    """Q (expm1(x) - x): a series where the difference would cancel, p - q - q x where exp would overflow.
+
+    Where q is 0 the term is p, also for entries that are -inf and leave no x.
+    """
+    p, q = tl.exp(log_p), tl.exp(log_q)
     square = x * x
     series = 1.0 / 720 + x * (1.0 / 5040 + x * (1.0 / 40320))
     series = 0.5 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * series)))
     middle = tl.exp(tl.minimum(x, 1.0)) - 1.0 - x
     terms = q * tl.where(tl.abs(x) < 0.5, square * series, middle)
-    return tl.where(x > 1.0, tl.exp(log_p) - q - q * x, terms)
+    return tl.where(q == 0.0, p, tl.where(x > 1.0, p - q - q * x, terms))
 
 
 @triton.jit
@@ -67,7 +70,9 @@ def statistics(
                 x = (log_p - log_q) - (z_lse - r_lse)
                 term = _kl_term(x, log_q - r_lse, log_p - z_lse)
                 total += tl.where(valid, term, 0.0)
-            tl.store(kl + row, tl.maximum(tl.sum(total, 0), 0.0))
+            total = tl.sum(total, 0)
+            # Not a maximum, which turns nan into 0.
+            tl.store(kl + row, tl.where(total < 0.0, 0.0, total))
 
 
 @triton.jit
