@@ -13,7 +13,7 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.reference import identity, sha
+from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import environment, namespace, versions
 from eval_harness.reasoning import preflight
 from eval_harness.reasoning.answer_cache import AnswerCache

@@ -7,6 +7,7 @@ from collections import namedtuple
 import pytest
 
 from eval_harness.models import engines
+from eval_harness.reasoning.answer_cache import AnswerCache
 
 from . import tiny
 from .conftest import BBH
@@ -18,7 +19,7 @@ def refused(cli, capfd, tmp_path, monkeypatch):
 
     def call(*args, loads=False, **kwargs):
         asked = []
-        monkeypatch.setattr("eval_harness.reasoning.answer_cache.AnswerCache.answer", lambda *a: asked.append(a))
+        monkeypatch.setattr(AnswerCache, "answer", lambda *a: asked.append(a))
         if not loads:
             monkeypatch.setattr(engines, "load_engine", lambda *a: asked.append(a))
         capfd.readouterr()

@@ -11,7 +11,8 @@ from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
 from eval_harness.models.generation.types import Draw, Prompt, Sample, Sampling, Written, draw_seed
-from eval_harness.models.reference import ModelRef, identity
+from eval_harness.models.identity import identity
+from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings, namespace, versions
 from eval_harness.types import ModelIdentity
 
