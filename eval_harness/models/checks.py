@@ -1,6 +1,5 @@
 """Whether a model can be asked what the tasks will ask, looked for before it is loaded."""
 
-import importlib.util
 from typing import Any
 
 from eval_harness.errors import UserError, first_line
@@ -59,54 +58,6 @@ def check_answerable(ref: ModelRef, settings: Settings, tasks: dict[str, Any]) -
             got=f"{len(scored)} tasks, e.g. {scored[0]}",
             expected="generated answers only",
             remedy="--endpoint completions, or --tasks ifeval",
-        )
-
-
-def check_weights_fit(ref: ModelRef) -> None:
-    """Compare the checkpoint's tensors with the architecture, on the meta device (only headers are read).
-
-    transformers fills missing weights with random numbers and goes on; here that is an error.
-
-    Raises:
-      UserError: tensors missing, of another shape, or an unknown architecture.
-    """
-    import transformers
-
-    if ref.path is None:
-        return
-    if importlib.util.find_spec("accelerate") is None:
-        raise UserError(
-            "a package is missing",
-            got="no accelerate",
-            expected="accelerate",
-            remedy='pip install "lm-eval[hf]==0.4.13"',
-        )
-    remedy = "copy or save the checkpoint again"
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    # Unknown architectures, bad configs and wrong shapes raise many types; all are about these files.
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(ref.path))
-        if getattr(config, "quantization_config", None) is not None:
-            return  # packed tensors are laid out by the quantiser, which checks them itself
-        _, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(ref.path), config=config, device_map="meta", output_loading_info=True
-        )
-    except Exception as error:
-        raise UserError(
-            "the checkpoint does not make a causal model",
-            got=first_line(error),
-            expected="config.json and weights that fit it",
-            remedy=remedy,
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(level)
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            "corrupt weights",
-            got=f"{len(missing)} tensors missing, e.g. {missing[0]}",
-            expected="every tensor of the architecture",
-            remedy=remedy,
         )
 
 

@@ -13,6 +13,7 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import environment, namespace, versions
 from eval_harness.reasoning import preflight
@@ -90,7 +91,7 @@ def prepare(job: Job) -> ReasoningPlan:
     job = dataclasses.replace(job, settings=settings)
     model = check_model(job)
     standin = check_environment(job)
-    model_checks.check_weights_fit(job.ref)
+    check_weights_fit(job.ref)
     tokenizer = model_checks.load_tokenizer(job.ref, settings)
     loaded = load_tasks(job.preset, job.mapping, job.work)
     model_checks.check_answerable(job.ref, settings, loaded.tasks)

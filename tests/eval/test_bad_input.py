@@ -263,5 +263,6 @@ def test_unwritable_result_is_refused_with_its_reason(refused, cli, model_a, tmp
 def test_adapter_that_does_not_fit_its_base(refused, model_a, tmp_path):
     other = tiny.make_model(tmp_path / "wide", hidden=64)
     adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
-    line = refused("--model", adapter, "--base", other, "--tasks", BBH, loads=True)
-    assert "cannot be loaded" in line
+    line = refused("--model", adapter, "--base", other, "--tasks", BBH)
+    assert "cannot be put on its base" in line
+    assert "size mismatch for base_model.model.model.layers.0.self_attn.q_proj.lora_A" in line

@@ -10,6 +10,7 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.generation.types import Draw, Prompt, Sample, Sampling, Written, draw_seed
 from eval_harness.models.identity import identity
 from eval_harness.models.reference import ModelRef
@@ -109,7 +110,7 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
         raise UserError(
             "--batch-size for generated texts", got=settings.batch_size, expected="an integer", remedy="8"
         )
-    model_checks.check_weights_fit(ref)
+    check_weights_fit(ref)
     return settings
 
 
