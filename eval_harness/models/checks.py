@@ -1,5 +1,6 @@
 """Whether a model can be asked what the tasks will ask, looked for before it is loaded."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from eval_harness.errors import UserError, first_line
@@ -89,6 +90,36 @@ def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
             expected="tokenizer files",
             remedy="save the tokenizer again, or pass --tokenizer DIR",
         ) from error
+
+
+def check_vocabulary(rows: int | None, tokenizer: Any, texts: Iterable[str]) -> None:
+    """Refuse a tokenizer that would give the model token ids beyond its embedding.
+
+    Special tokens beyond it that no text holds do no harm; some published models have one.
+
+    Args:
+      rows: of the embedding, None where they are not known.
+      tokenizer: None where texts are sent as they are.
+      texts: all prompts, and continuations.
+
+    Raises:
+      UserError: naming a token.
+    """
+    if rows is None or tokenizer is None:
+        return
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    special = {*tokenizer.get_added_vocab()}
+    always = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    used = next((token for token in beyond if token not in special or token in always), None)
+    if used is None and beyond:
+        used = next((token for text in texts for token in beyond if token in text), None)
+    if used is not None:
+        raise UserError(
+            "the tokenizer has more tokens than the model",
+            got=f"{used!r} has id {beyond[used]}, the embedding {rows} rows",
+            expected="the model's own tokenizer",
+            remedy="pass --tokenizer DIR, or save the model after its embeddings were resized",
+        )
 
 
 def context_length(ref: ModelRef, settings: Settings, tokenizer: Any) -> int:

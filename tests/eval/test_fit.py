@@ -197,6 +197,46 @@ def test_a_judge_on_this_machine_is_compared_too(adapter, tmp_path):
         list(judge.answers([Question({"prompt": "a", "first": "b", "second": "c"})]))
 
 
+@pytest.mark.parametrize("suite", ["reasoning", "win_rate"])
+@pytest.mark.parametrize("added", [" is", "<|user|>"])
+def test_tokens_beyond_the_embedding_are_refused_before_the_run(
+    cli, copy, model_a, no_model, tmp_path, capfd, suite, added
+):
+    """A word and a mark of the chat template, neither of which the model has a row for."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(added, special_tokens=added.startswith("<"))
+    tokenizer.save_pretrained(copy)
+    no_model()
+    tiny.write_rows(tmp_path / "p.jsonl", [{"prompt": "What is A?"}])
+    args = ["--model", copy, "--chat-template"]
+    if suite == "win_rate":
+        args += ["--baseline", model_a, "--suites", "win_rate:own", "--prompts", tmp_path / "p.jsonl"]
+        args += ["--judge", "length"]
+    else:
+        args += ["--tasks", BBH]
+    assert cli(*args) == 2
+    assert "more tokens than the model" in capfd.readouterr().err
+
+
+def test_a_token_beyond_the_embedding_that_nothing_uses_is_no_fault(copy):
+    """gemma-3-1b has one: a mark of images, which its text model does not read."""
+    from transformers import AutoTokenizer
+
+    from eval_harness.models.checks import check_vocabulary
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    rows = len(tokenizer)
+    tokenizer.add_tokens("<image>", special_tokens=True)
+    check_vocabulary(rows, tokenizer, ["a text", "another"])
+    with pytest.raises(UserError, match=f"<image>.*id {rows}"):
+        check_vocabulary(rows, tokenizer, ["a text", "an <image>"])
+    tokenizer.pad_token = "<image>"
+    with pytest.raises(UserError, match="more tokens"):
+        check_vocabulary(rows, tokenizer, [])
+
+
 def test_the_engine_refuses_nothing_that_fits(adapter):
     from eval_harness.models.settings import Settings
 

@@ -60,8 +60,10 @@ def plan_generation(
         template.
     """
     sampling, settings = sampling.checked(), _checked(ref, settings)
-    model, tokenizer = identity(ref), model_checks.load_tokenizer(ref, settings)
+    model, rows = identity(ref), check_weights_fit(ref)
+    tokenizer = model_checks.load_tokenizer(ref, settings)
     rendered = [_render(prompt, settings, tokenizer, ref) for prompt in prompts]
+    model_checks.check_vocabulary(rows, tokenizer, (text for text, _ in rendered))
     space = namespace(model, settings, versions())
     draws, shortened = [], 0
     room = _room(ref, settings, sampling, tokenizer)
@@ -110,7 +112,6 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
         raise UserError(
             "--batch-size for generated texts", got=settings.batch_size, expected="an integer", remedy="8"
         )
-    check_weights_fit(ref)
     return settings
 
 
