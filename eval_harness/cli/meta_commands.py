@@ -11,7 +11,8 @@ from eval_harness.errors import UserError
 from eval_harness.faithfulness import flags
 from eval_harness.faithfulness.examples import Scorer
 from eval_harness.faithfulness.registry import ScorerSpec
-from eval_harness.models.reference import identity, resolve
+from eval_harness.models.identity import identity
+from eval_harness.models.reference import resolve
 
 _HELP = "print a checkpoint's identity (content hashes); with --scorer: how a scorer agrees with people"
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device, Scorer
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.run.registry import near
 
 S = TypeVar("S", bound=type[Scorer])

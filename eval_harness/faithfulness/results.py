@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer, worst_first
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.stats.clustered import clustered_mean, clusters_of
 from eval_harness.types import ItemRecord, Score
 

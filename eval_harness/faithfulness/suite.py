@@ -20,7 +20,7 @@ from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
 from eval_harness.models.generation import Sampling, generate, plan_generation
 from eval_harness.models.generation.run import Generation
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.models.settings import environment, namespace, versions
 from eval_harness.run.folder import check_space, read_items, read_result, write_run
 from eval_harness.run.job import Job

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval_harness.judges.types import FAILED, Answer, Judge, Question
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 
 VERSION = 1  # of what a stored answer depends on
 

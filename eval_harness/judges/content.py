@@ -3,7 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from eval_harness.models.reference import identity, resolve
+from eval_harness.models.identity import identity
+from eval_harness.models.reference import resolve
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
 from eval_harness.models import engines
+from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.reference import chat_template, resolve
 from eval_harness.models.settings import Settings
 
@@ -61,6 +62,7 @@ class HFJudge(LocalJudge):
         assert self.template is not None  # by __post_init__
         ref = resolve(self.model)
         settings = Settings(dtype=self.dtype, device=engines.resolve_device(self.device))
+        check_weights_fit(ref)
         with engines.loading():
             import transformers
 

@@ -10,8 +10,8 @@ from eval_harness.errors import UserError
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import Template
 from eval_harness.judges.types import FAILED, Answer, Cost, Question
+from eval_harness.models.identity import sha
 from eval_harness.models.openai_client import Client, Remote, RemoteError
-from eval_harness.models.reference import sha
 
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
 _FAILURES = 20  # in a row, each after all its tries: nobody is there

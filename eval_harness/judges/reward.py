@@ -89,8 +89,10 @@ class RewardJudge(LocalJudge):
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 self.model, dtype=self.dtype, output_loading_info=True
             )
-            if info["missing_keys"] or model.config.num_labels != 1:
-                got = sorted(info["missing_keys"])[:1] or f"{model.config.num_labels} outputs"
+            strange = sorted([*info["missing_keys"], *info["unexpected_keys"]])
+            if strange or model.config.num_labels != 1:
+                got = f"{len(strange)} tensors missing or unknown, e.g. {strange[0]}" if strange else None
+                got = got or f"{model.config.num_labels} outputs"
                 raise UserError("judge reward: model", got=got, expected="a classifier with one output")
             engines.check_loaded(model)
             if tokenizer.pad_token_id is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval_harness.errors import UserError
 from eval_harness.judges.types import PAIR, RATING, UNPARSABLE, Answer
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.reasoning.preset import check_keys, preset_folder
 from eval_harness.run.registry import near
 

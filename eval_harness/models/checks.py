@@ -1,6 +1,6 @@
 """Whether a model can be asked what the tasks will ask, looked for before it is loaded."""
 
-import importlib.util
+from collections.abc import Iterable
 from typing import Any
 
 from eval_harness.errors import UserError, first_line
@@ -62,54 +62,6 @@ def check_answerable(ref: ModelRef, settings: Settings, tasks: dict[str, Any]) -
         )
 
 
-def check_weights_fit(ref: ModelRef) -> None:
-    """Compare the checkpoint's tensors with the architecture, on the meta device (only headers are read).
-
-    transformers fills missing weights with random numbers and goes on; here that is an error.
-
-    Raises:
-      UserError: tensors missing, of another shape, or an unknown architecture.
-    """
-    import transformers
-
-    if ref.path is None:
-        return
-    if importlib.util.find_spec("accelerate") is None:
-        raise UserError(
-            "a package is missing",
-            got="no accelerate",
-            expected="accelerate",
-            remedy='pip install "lm-eval[hf]==0.4.13"',
-        )
-    remedy = "copy or save the checkpoint again"
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    # Unknown architectures, bad configs and wrong shapes raise many types; all are about these files.
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(ref.path))
-        if getattr(config, "quantization_config", None) is not None:
-            return  # packed tensors are laid out by the quantiser, which checks them itself
-        _, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(ref.path), config=config, device_map="meta", output_loading_info=True
-        )
-    except Exception as error:
-        raise UserError(
-            "the checkpoint does not make a causal model",
-            got=first_line(error),
-            expected="config.json and weights that fit it",
-            remedy=remedy,
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(level)
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            "corrupt weights",
-            got=f"{len(missing)} tensors missing, e.g. {missing[0]}",
-            expected="every tensor of the architecture",
-            remedy=remedy,
-        )
-
-
 def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
     """The tokenizer alone, None for a chat endpoint.
 
@@ -138,6 +90,36 @@ def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
             expected="tokenizer files",
             remedy="save the tokenizer again, or pass --tokenizer DIR",
         ) from error
+
+
+def check_vocabulary(rows: int | None, tokenizer: Any, texts: Iterable[str]) -> None:
+    """Refuse a tokenizer that would give the model token ids beyond its embedding.
+
+    Special tokens beyond it that no text holds do no harm; some published models have one.
+
+    Args:
+      rows: of the embedding, None where they are not known.
+      tokenizer: None where texts are sent as they are.
+      texts: all prompts, and continuations.
+
+    Raises:
+      UserError: naming a token.
+    """
+    if rows is None or tokenizer is None:
+        return
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    special = {*tokenizer.get_added_vocab()}
+    always = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    used = next((token for token in beyond if token not in special or token in always), None)
+    if used is None and beyond:
+        used = next((token for text in texts for token in beyond if token in text), None)
+    if used is not None:
+        raise UserError(
+            "the tokenizer has more tokens than the model",
+            got=f"{used!r} has id {beyond[used]}, the embedding {rows} rows",
+            expected="the model's own tokenizer",
+            remedy="pass --tokenizer DIR, or save the model after its embeddings were resized",
+        )
 
 
 def context_length(ref: ModelRef, settings: Settings, tokenizer: Any) -> int:

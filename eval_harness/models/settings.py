@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.types import ModelIdentity
 
 BACKENDS = ("hf", "vllm")

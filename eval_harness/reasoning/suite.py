@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.reference import identity, sha
+from eval_harness.models.fit import check_weights_fit
+from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import environment, namespace, versions
 from eval_harness.reasoning import preflight
 from eval_harness.reasoning.answer_cache import AnswerCache
@@ -90,12 +92,13 @@ def prepare(job: Job) -> ReasoningPlan:
     job = dataclasses.replace(job, settings=settings)
     model = check_model(job)
     standin = check_environment(job)
-    model_checks.check_weights_fit(job.ref)
+    rows = check_weights_fit(job.ref)
     tokenizer = model_checks.load_tokenizer(job.ref, settings)
     loaded = load_tasks(job.preset, job.mapping, job.work)
     model_checks.check_answerable(job.ref, settings, loaded.tasks)
     template = engines.template_function(settings, tokenizer)
     build_requests(loaded, settings, template)
+    model_checks.check_vocabulary(rows, tokenizer, _texts(loaded))
     cut = model_checks.check_context(loaded.tasks, job.ref, settings, tokenizer)
     count = sum(len(t.instances) for t in loaded.tasks.values())
     check_space(job.work, _FREE_AT_LEAST + count * _BYTES_PER_REQUEST)
@@ -105,6 +108,13 @@ def prepare(job: Job) -> ReasoningPlan:
     return ReasoningPlan(
         job, model, loaded, template, notes, sha(json.dumps(parts, sort_keys=True)), space, count
     )
+
+
+def _texts(loaded: LoadedTasks) -> Iterator[str]:
+    """Prompts and continuations of all requests."""
+    for task in loaded.tasks.values():
+        for request in task.instances:
+            yield from (part for part in request.args[:2] if isinstance(part, str))
 
 
 def check_model(job: Job) -> ModelIdentity:

@@ -13,7 +13,7 @@ from eval_harness.errors import UserError
 from eval_harness.files import read_rows
 from eval_harness.judges import Judge, ask
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.run.folder import write_text
 from eval_harness.stats.agreement import cohen_kappa
 from eval_harness.win_rate.comparisons import Comparison, judgements, questions, tally

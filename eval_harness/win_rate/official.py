@@ -17,7 +17,7 @@ from typing import Any
 from eval_harness.errors import UserError
 from eval_harness.judges.http import HTTPJudge
 from eval_harness.judges.types import Judge
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 from eval_harness.reasoning.preset import preset_folder
 from eval_harness.run.folder import write_text
 from eval_harness.win_rate.comparisons import Comparison

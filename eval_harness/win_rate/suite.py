@@ -16,7 +16,8 @@ from typing import Any
 from eval_harness.errors import UserError
 from eval_harness.judges import Judge, ask
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.reference import ModelRef, sha
+from eval_harness.models.identity import sha
+from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import environment, versions
 from eval_harness.run.folder import check_space, read_items, read_result, write_run
 from eval_harness.run.job import BASELINE, Job

@@ -11,7 +11,8 @@ from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.generation import Sampling, generate, plan_generation
 from eval_harness.models.generation.run import Generation
 from eval_harness.models.generation.types import Sample, Written
-from eval_harness.models.reference import ModelRef, sha
+from eval_harness.models.identity import sha
+from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings
 from eval_harness.types import ModelIdentity
 from eval_harness.win_rate.preset import WinRatePreset, task_name

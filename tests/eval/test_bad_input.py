@@ -7,6 +7,7 @@ from collections import namedtuple
 import pytest
 
 from eval_harness.models import engines
+from eval_harness.reasoning.answer_cache import AnswerCache
 
 from . import tiny
 from .conftest import BBH
@@ -18,9 +19,7 @@ def refused(cli, capfd, tmp_path, monkeypatch):
 
     def call(*args, loads=False, **kwargs):
         asked = []
-        monkeypatch.setattr(
-            "eval_harness.reasoning.answer_cache.AnswerCache.answer", lambda *a: asked.append(a)
-        )
+        monkeypatch.setattr(AnswerCache, "answer", lambda *a: asked.append(a))
         if not loads:
             monkeypatch.setattr(engines, "load_engine", lambda *a: asked.append(a))
         capfd.readouterr()
@@ -264,5 +263,6 @@ def test_unwritable_result_is_refused_with_its_reason(refused, cli, model_a, tmp
 def test_adapter_that_does_not_fit_its_base(refused, model_a, tmp_path):
     other = tiny.make_model(tmp_path / "wide", hidden=64)
     adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
-    line = refused("--model", adapter, "--base", other, "--tasks", BBH, loads=True)
-    assert "cannot be loaded" in line
+    line = refused("--model", adapter, "--base", other, "--tasks", BBH)
+    assert "cannot be put on its base" in line
+    assert "size mismatch for base_model.model.model.layers.0.self_attn.q_proj.lora_A" in line

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from eval_harness.errors import UserError
-from eval_harness.models.reference import chat_template, identity, resolve
+from eval_harness.models.identity import identity
+from eval_harness.models.reference import chat_template, resolve
 from eval_harness.models.settings import Settings, namespace
+from eval_harness.models.weight_files import weight_files
 
 from . import tiny
 
@@ -128,3 +130,62 @@ def test_chat_template_is_found_in_both_places(tmp_path):
     assert chat_template(tmp_path) == "x"
     (tmp_path / "chat_template.jinja").write_text("y")
     assert chat_template(tmp_path) == "y"
+
+
+def as_shard(model, folder):
+    """Another model's weights in the folder, as one shard with its index."""
+    shutil.copy(model / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_a_single_file_beside_the_shards_of_another_model_is_refused(model_b, copy):
+    as_shard(model_b, copy)
+    with pytest.raises(UserError, match=r"not clear.*model.safetensors.index.json.*remove"):
+        identity(resolve(str(copy)))
+    # Either alone is one model, and they are not the same one.
+    (copy / "model.safetensors.index.json").rename(copy / "kept")
+    single = identity(resolve(str(copy))).weights
+    (copy / "kept").rename(copy / "model.safetensors.index.json")
+    (copy / "model.safetensors").unlink()
+    assert identity(resolve(str(copy))).weights != single
+
+
+def test_the_hash_is_of_the_file_that_transformers_loads(model_a, model_b, copy):
+    """safetensors goes before .bin, a file named in config.json before both."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    def loaded():
+        return AutoModelForCausalLM.from_pretrained(copy).lm_head.weight
+
+    before, head = identity(resolve(str(copy))), loaded()
+    torch.save(load_file(model_b / "model.safetensors"), copy / "pytorch_model.bin")
+    assert torch.equal(loaded(), head)
+    assert identity(resolve(str(copy))) == before
+    shutil.copy(model_b / "model.safetensors", copy / "other.safetensors")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    assert not torch.equal(loaded(), head)
+    assert [path.name for path in weight_files(copy)] == ["other.safetensors"]
+
+
+def test_an_index_that_names_only_the_single_file_is_no_riddle(copy):
+    index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [path.name for path in weight_files(copy)] == ["model.safetensors"]
+    (copy / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="names no files"):
+        identity(resolve(str(copy)))
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(model_a, copy, tmp_path):
+    """transformers loads such a folder as base and adapter; a hash of the model alone would be of neither."""
+    adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, copy / name)
+    with pytest.raises(UserError, match=r"adapter_config.json beside a whole model"):
+        identity(resolve(str(copy)))
+    with pytest.raises(UserError, match=r"adapter_config.json beside a whole model"):
+        identity(resolve(str(adapter), base=str(copy)))

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from eval_harness.errors import UserError, first_line
 from eval_harness.faithfulness.examples import Device
-from eval_harness.models.reference import TOKENIZER_FILES, hash_files, weight_files
+from eval_harness.models.identity import TOKENIZER_FILES, hash_files
+from eval_harness.models.weight_files import weight_files
 
 # Position tables of these begin behind the padding id: two positions are never used.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "ibert")

@@ -12,7 +12,7 @@ from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, S
 from eval_harness.faithfulness.networks.convolution import WEIGHTS, load_convolution, weights_path
 from eval_harness.faithfulness.networks.entailment import MODEL, Entailment, Image, count_pairs
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.models.reference import hash_files
+from eval_harness.models.identity import hash_files
 
 _WAYS = ("summac-conv", "summac-zs")
 

@@ -11,7 +11,7 @@ from eval_harness.faithfulness.examples import Evidence, Example, Metric, Scored
 from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.faithfulness.text.sentences import split_sentences
 from eval_harness.faithfulness.text.words import nearest
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 
 _UNPARSABLE = 0.5  # neither way: an answer that cannot be read says nothing
 

@@ -21,7 +21,7 @@ from eval_harness.faithfulness.networks.entailment import (
 )
 from eval_harness.faithfulness.per_case import by_case
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.models.reference import hash_files
+from eval_harness.models.identity import hash_files
 
 
 @register_scorer("summac-conv")

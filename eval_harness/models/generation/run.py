@@ -10,8 +10,10 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.generation.types import Draw, Prompt, Sample, Sampling, Written, draw_seed
-from eval_harness.models.reference import ModelRef, identity
+from eval_harness.models.identity import identity
+from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings, namespace, versions
 from eval_harness.types import ModelIdentity
 
@@ -58,8 +60,10 @@ def plan_generation(
         template.
     """
     sampling, settings = sampling.checked(), _checked(ref, settings)
-    model, tokenizer = identity(ref), model_checks.load_tokenizer(ref, settings)
+    model, rows = identity(ref), check_weights_fit(ref)
+    tokenizer = model_checks.load_tokenizer(ref, settings)
     rendered = [_render(prompt, settings, tokenizer, ref) for prompt in prompts]
+    model_checks.check_vocabulary(rows, tokenizer, (text for text, _ in rendered))
     space = namespace(model, settings, versions())
     draws, shortened = [], 0
     room = _room(ref, settings, sampling, tokenizer)
@@ -108,7 +112,6 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
         raise UserError(
             "--batch-size for generated texts", got=settings.batch_size, expected="an integer", remedy="8"
         )
-    model_checks.check_weights_fit(ref)
     return settings
 
 

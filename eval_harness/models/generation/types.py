@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eval_harness.errors import UserError
-from eval_harness.models.reference import sha
+from eval_harness.models.identity import sha
 
 # A text, or chat messages ({"role": ..., "content": ...}), which need a chat template.
 Prompt = str | list[dict[str, str]]
