@@ -95,15 +95,21 @@ def _refuse(message: str) -> None:
     raise UserError(message)
 
 
-def _check(argv: list[str], processes: int = 1) -> str:
+def _check(argv: list[str], processes: int) -> None:
     from sparsepo_plugin.adapters.openrlhf import flags, preflight
 
-    objective = preflight.check(flags.parse(argv), processes)
-    return "upstream's own loss" if objective is None else f"loss {objective.loss.name}, {objective.options}"
+    preflight.check(flags.parse(argv), processes)
 
 
 def _validate(argv: list[str]) -> None:
-    print(f"valid: {_check(argv)}")
+    from sparsepo_plugin.adapters.openrlhf import flags, preflight, validation
+
+    parsed = flags.parse(argv)
+    examined = preflight.examine(parsed, processes=1)
+    print("\n".join(validation.describe(examined, parsed.arguments, processes=1)))
+    objective = examined.objective
+    loss = "upstream's own loss" if objective is None else f"loss {objective.loss.name}, {objective.options}"
+    print(f"valid: {loss}")
 
 
 def _export(source: Path, out: Path, merge: bool) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the preference data, on upstream's own loading and formatting code."""
+"""Checks of the preference data: files, columns, and every row, made as training will have it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,40 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from sparsepo_plugin.adapters.openrlhf.rows import prepared_rows
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs
 from sparsepo_plugin.errors import UserError
 
 _FILE_TYPES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
-# Tokenizing is checked on at most this many pairs; the dataset itself counts exactly when it is built.
-_ROWS_TOKENIZED = 20_000
+_TEXT_TYPES = (".json", ".jsonl", ".csv")
+TRAINING, EVALUATION = "--data.dataset", "--eval.dataset"
 
 
-def check_datasets(arguments: SimpleNamespace, tokenizer: Any) -> None:
+def check_datasets(arguments: SimpleNamespace, tokenizer: Any, notes: list[str]) -> dict[str, PreparedPairs]:
     """Check training and, where given, evaluation data.
+
+    Args:
+      arguments: upstream's arguments. ``eval.split`` becomes "train" for local files, which have no other;
+        ``data.prompt_key`` becomes "prompt" where it is not given and the training data have that column.
+      tokenizer: the policy's.
+      notes: where what a user should know is added.
+
+    Returns:
+      The rows by flag.
 
     Raises:
       UserError: missing, empty, unreadable or malformed data, or too few pairs for one batch.
     """
     if not arguments.data.dataset:
-        raise UserError(
-            "--data.dataset is missing: expected files, folders or hub names, separated by commas"
-        )
-    _check_one(arguments, tokenizer, "--data.dataset", arguments.data.dataset, arguments.train.batch_size)
+        raise UserError(f"{TRAINING} is missing: expected files, folders or hub names, separated by commas")
+    _check_probabilities(arguments.data)
+    found = {TRAINING: _check_one(arguments, tokenizer, TRAINING, notes)}
     if arguments.eval.dataset:
         if all(_is_file(part) for part in _parts(arguments.eval.dataset)):
             arguments.eval.split = "train"  # the only split of a file; upstream fails on any other
-        _check_one(arguments, tokenizer, "--eval.dataset", arguments.eval.dataset, 1)
+        found[EVALUATION] = _check_one(arguments, tokenizer, EVALUATION, notes)
+    return found
 
 
 def _parts(value: str) -> list[str]:
@@ -41,25 +52,43 @@ def _is_file(part: str) -> bool:
     return part.endswith(_FILE_TYPES)
 
 
-def _check_one(arguments: SimpleNamespace, tokenizer: Any, flag: str, value: str, least: int) -> None:
-    for part in _parts(value):
-        _check_path(flag, part)
-    split = arguments.eval.split if flag == "--eval.dataset" else arguments.data.dataset_split
-    data = _load(arguments, flag, value, split)
-    data = data.select(range(min(arguments.data.max_samples, len(data))))
-    if not len(data):
-        raise UserError(f"{flag} {value}: got no pairs, expected at least {least}")
-    _check_columns(arguments, flag, value, data)
-    kept = _count_kept(arguments, tokenizer, data, flag, value)
-    if kept < least:
+def _check_probabilities(data: SimpleNamespace) -> None:
+    if data.dataset_probs is None:
+        return
+    count = len(_parts(data.dataset))
+    try:
+        found = [float(part) for part in data.dataset_probs.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(0 < p <= 1 for p in found) or abs(sum(found) - 1) > 1e-6:
         raise UserError(
-            f"{flag} {value}: got {kept} usable pairs, expected at least one batch of {least}; "
-            f"add data or lower --train.batch_size"
+            f"--data.dataset_probs: got {data.dataset_probs!r}, expected {count} numbers above 0, separated "
+            f"by commas, that add up to 1: one for each data set"
         )
 
 
-def _check_path(flag: str, part: str) -> None:
+def _check_one(arguments: SimpleNamespace, tokenizer: Any, flag: str, notes: list[str]) -> PreparedPairs:
+    training = flag == TRAINING
+    value = arguments.data.dataset if training else arguments.eval.dataset
+    for part in _parts(value):
+        _check_path(flag, value, part)
+    data = _load(arguments, flag, value)
+    if training:  # upstream takes all pairs of an evaluation set
+        data = data.select(range(min(arguments.data.max_samples, len(data))))
+    least = arguments.train.batch_size if training else 1
+    if not len(data):
+        raise UserError(f"{flag} {value}: got no pairs, expected at least {least}")
+    _check_columns(arguments, flag, value, data, notes)
+    with _quiet_datasets():
+        found = prepared_rows(data, tokenizer, arguments)
+    found.account.check(f"{flag} {value}", least)
+    return found
+
+
+def _check_path(flag: str, value: str, part: str) -> None:
     path = Path(part)
+    if not part:
+        raise UserError(f"{flag} {value!r}: got an empty name between commas, expected a data set; drop it")
     if part.endswith((".gz", ".zst", ".bz2", ".xz", ".zip")):
         raise UserError(
             f"{flag} {part}: got a compressed file, expected {', '.join(_FILE_TYPES)}; unpack it first"
@@ -67,28 +96,40 @@ def _check_path(flag: str, part: str) -> None:
     looks_local = _is_file(part) or part.startswith((".", "/", "~")) or part.count("/") > 1
     if looks_local and not path.exists():
         raise UserError(f"{flag} {part}: no such file or folder")
-    if _is_file(part) and path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{flag} {part}: the file is empty, expected one preference pair per line")
+    if _is_file(part) and path.is_file():
+        if path.stat().st_size == 0:
+            raise UserError(f"{flag} {part}: the file is empty, expected one preference pair per line")
+        if part.endswith(_TEXT_TYPES):
+            _check_encoding(flag, path)
 
 
-def _load(arguments: SimpleNamespace, flag: str, value: str, split: str) -> Any:
-    """Load through upstream's blending_datasets, quietly."""
+def _check_encoding(flag: str, path: Path) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{flag} {path}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); convert "
+                    f"the file, for example: iconv -f latin1 -t utf-8 {path.name}"
+                ) from None
+
+
+def _load(arguments: SimpleNamespace, flag: str, value: str) -> Any:
+    """Load through upstream's blending_datasets, as upstream calls it, quietly."""
     import_openrlhf()
     from datasets.exceptions import DatasetGenerationError
     from openrlhf.datasets.utils import blending_datasets
 
     quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: False, args=arguments)
-    probabilities = arguments.data.dataset_probs if flag == "--data.dataset" else None
+    data, training = arguments.data, flag == TRAINING
+    split = data.dataset_split if training else arguments.eval.split
+    limits = (
+        (data.dataset_probs, quiet, arguments.train.seed, data.max_samples) if training else (None, quiet)
+    )
     try:
         with _quiet_datasets():
-            return blending_datasets(
-                value,
-                probabilities,
-                quiet,
-                arguments.train.seed,
-                arguments.data.max_samples,
-                dataset_split=split,
-            )
+            return blending_datasets(value, *limits, dataset_split=split)
     except AttributeError:
         raise UserError(
             f"{flag} {value}: no split named {split!r}; name one with {flag.split('.')[0]}.*split"
@@ -114,55 +155,21 @@ def _quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _check_columns(arguments: SimpleNamespace, flag: str, value: str, data: Any) -> None:
-    keys = {name: getattr(arguments.data, f"{name}_key") for name in ("prompt", "chosen", "rejected")}
-    for name, key in keys.items():
+def _check_columns(arguments: SimpleNamespace, flag: str, value: str, data: Any, notes: list[str]) -> None:
+    options = arguments.data
+    if options.prompt_key is None:
+        if "prompt" in data.column_names:
+            options.prompt_key = "prompt"
+            notes.append(f"prompts are taken from the column 'prompt' of {value} (--data.prompt_key)")
+        elif not options.apply_chat_template:
+            notes.append(
+                f"warning: {flag} {value} has no prompt: all of chosen and rejected is trained as response; "
+                f"--data.prompt_key names a column of prompts"
+            )
+    for name in ("prompt", "chosen", "rejected"):
+        key = getattr(options, f"{name}_key")
         if key and key not in data.column_names:
             raise UserError(
                 f"{flag} {value}: no column {key!r}, got {', '.join(data.column_names)}; "
                 f"name it with --data.{name}_key"
             )
-        if not key or arguments.data.apply_chat_template:
-            continue
-        row = next((n for n, text in enumerate(data[key]) if not isinstance(text, str)), None)
-        if row is not None:
-            raise UserError(
-                f"{flag} {value}: row {row}, column {key!r}: got {type(data[row][key]).__name__}, "
-                f"expected text (conversations need --data.apply_chat_template)"
-            )
-
-
-def _count_kept(arguments: SimpleNamespace, tokenizer: Any, data: Any, flag: str, value: str) -> int:
-    """Count the pairs that upstream keeps: those whose prompt is shorter than max_len - 2 tokens."""
-    from openrlhf.datasets.reward_dataset import preprocess_data
-
-    checked = data.select(range(min(len(data), _ROWS_TOKENIZED)))
-    options = arguments.data
-    template = tokenizer.apply_chat_template if options.apply_chat_template else None
-    if template and options.tokenizer_chat_template:
-        tokenizer.chat_template = options.tokenizer_chat_template
-    if template and not tokenizer.chat_template:
-        raise UserError(
-            "--data.apply_chat_template: the tokenizer has none; give --data.tokenizer_chat_template"
-        )
-    prompts = [
-        preprocess_data(
-            row,
-            options.input_template,
-            options.prompt_key,
-            options.chosen_key,
-            options.rejected_key,
-            template,
-            True,
-        )[0]
-        for row in checked
-    ]
-    lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-    kept = sum(length < options.max_len - 2 for length in lengths)
-    if not kept:
-        raise UserError(
-            f"{flag} {value}: every response is truncated away: the shortest prompt has {min(lengths)} "
-            f"tokens, --data.max_len {options.max_len} leaves room for prompts below {options.max_len - 2}; "
-            "raise it"
-        )
-    return kept + len(data) - len(checked)

@@ -1,82 +1,104 @@
-"""Upstream's preference dataset, with every pair knowing its index and, if asked for, its size."""
+"""The preference data set that upstream's trainer is given: rows made by ``adapters.pairs``."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+import torch
 from openrlhf.datasets import RewardDataset
 
-from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.adapters.openrlhf.rows import prepared_rows
 
 
 class PromptLength(int):
-    """Length of a prompt in tokens that also says which pair of the dataset it belongs to.
+    """Tokens before a pair's chosen response; also says where the rejected one begins, and which pair it is.
 
-    Upstream hands only this number from the dataset to the trainer unchanged; carrying the index in it
-    makes a failing batch nameable and padding duplicates of evaluation recognisable.
+    Upstream hands only this number from the data set to the trainer unchanged. The index makes a failing
+    batch nameable and padding duplicates of evaluation recognisable.
+
+    Attributes:
+      index: of the pair in the data set.
+      rejected: tokens before the rejected response.
     """
 
     index: int
+    rejected: int
 
-    def __new__(cls, length: int, index: int) -> PromptLength:
-        """Make a length in tokens that carries ``index``."""
+    def __new__(cls, length: int, index: int, rejected: int | None = None) -> PromptLength:
+        """Make a length in tokens; ``rejected`` is ``length`` too where not given."""
         value = super().__new__(cls, length)
-        value.index = index
+        value.index, value.rejected = index, length if rejected is None else rejected
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the index through worker processes."""
-        return PromptLength, (int(self), self.index)
+        """Keep what it says through worker processes."""
+        return PromptLength, (int(self), self.index, self.rejected)
+
+
+class PromptLengths(list[int]):
+    """A batch's PromptLength values; doubled, as upstream does it for its rows, each side has its own."""
+
+    def __mul__(self, times: Any) -> list[int]:
+        """Lengths of the chosen rows, then of the rejected ones.
+
+        Raises:
+          ValueError: for any number but 2.
+        """
+        if times != 2:
+            raise ValueError(f"PromptLengths: got {times} times, expected 2: chosen and rejected rows")
+        return [*self, *(getattr(length, "rejected", length) for length in self)]
 
 
 class IndexedPreferenceDataset(RewardDataset):
-    """RewardDataset with PromptLength as last item; refuses a set that upstream's filter has emptied.
+    """Upstream's data set with rows of ours, made once and kept in the datasets cache.
 
-    Upstream silently drops pairs whose prompt leaves no room for a response; the number is printed.
+    Upstream cuts responses out of a rendered text at the number of the prompt's characters, tokenises anew
+    at every access, and ends a cut response with an end token; see ``adapters.pairs``.
 
     Attributes:
+      account: what became of the rows of the data.
       sizes: tokens of every pair, those of the prompt counted once; None without --data.length_batching.
 
     Raises:
-      UserError: no pair is left.
+      UserError: the rows cannot be trained on.
     """
 
-    sizes: list[int] | None = None
-    extras: Any
+    def __init__(
+        self,
+        dataset: Any,
+        tokenizer: Any,
+        max_length: int,
+        strategy: Any,
+        input_template: str | None = None,
+        is_dpo: bool = True,
+        num_processors: int = 8,
+    ) -> None:
+        # Upstream's own __init__ makes rows of text; what the rest of the class reads is set here.
+        arguments = strategy.args
+        self.is_dpo, self.tokenizer, self.strategy, self.max_length = is_dpo, tokenizer, strategy, max_length
+        self.pairs, self.account = prepared_rows(dataset, tokenizer, arguments)
+        self.account.check("the data")
+        self.sizes = self._sizes() if arguments.data.length_batching else None
+        for line in self.account.lines("data"):
+            strategy.print(line)
 
-    def __init__(self, dataset: Any, tokenizer: Any, max_length: int, strategy: Any, **options: Any) -> None:
-        # Upstream starts 8 processes even for a few hundred rows.
-        self._measures = strategy.args.data.length_batching
-        workers = max(1, min(8, os.cpu_count() or 1, len(dataset) // 1000))
-        super().__init__(dataset, tokenizer, max_length, strategy, num_processors=workers, **options)
-        if self._measures:
-            self.sizes = [extra["size"] for extra in self.extras]
-            self.extras = [extra["prompt"] for extra in self.extras]
-        dropped = len(dataset) - len(self)
-        if not len(self):
-            raise UserError(
-                f"no pair left of {len(dataset)}: every prompt has at least {max_length - 2} tokens, so that "
-                f"max_len {max_length} leaves no response; raise --data.max_len"
-            )
-        if dropped:
-            strategy.print(
-                f"{dropped} of {len(dataset)} pairs dropped: no room for a response in max_len {max_length}"
-            )
+    def _sizes(self) -> list[int]:
+        return [len(row["chosen"]) + len(row["rejected"]) - row["chosen_start"] for row in self.pairs]
 
-    def process_data(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Upstream's row; if sizes are asked for, the pair's stands beside the prompt's length."""
-        row: dict[str, Any] = super().process_data(data)
-        if not self._measures:
-            return row
-        size = 0
-        if row["prompt"] is not None:
-            texts = [row["prompt"] + row[part] for part in ("chosen", "reject")]
-            options = {"max_length": self.max_length, "truncation": True, "add_special_tokens": False}
-            size = sum(map(len, self.tokenizer(texts, **options)["input_ids"])) - row["extra"]
-        return {**row, "extra": {"prompt": row["extra"], "size": size}}
+    def __len__(self) -> int:
+        """Pairs kept."""
+        return len(self.pairs)
 
     def __getitem__(self, idx: int) -> tuple[Any, ...]:
-        """Upstream's item, its prompt length carrying ``idx``."""
-        *tensors, length = super().__getitem__(idx)
-        return (*tensors, PromptLength(length, idx))
+        """Token ids and attention mask of both rows, each [1, seq], and the pair's PromptLength."""
+        row = self.pairs[int(idx)]
+        tensors = []
+        for name in ("chosen", "rejected"):
+            ids = torch.tensor([row[name]])
+            tensors += [ids, torch.ones_like(ids)]
+        return (*tensors, PromptLength(row["chosen_start"], idx, row["rejected_start"]))
+
+    def collate_fn(self, item_list: list[Any]) -> tuple[Any, ...]:
+        """Upstream's batch; the lengths know both sides."""
+        *tensors, lengths = super().collate_fn(item_list)
+        return (*tensors, PromptLengths(lengths))

@@ -150,6 +150,14 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
         )
+        self.add_argument(
+            "--data.upstream_end_tokens",
+            action="store_true",
+            help="end rows as OpenRLHF does: a space before the end token, and one where a response was cut",
+        )
+        self.add_argument(
+            "--data.chat_template_kwargs", help='given to the chat template, JSON: {"enable_thinking": false}'
+        )
         self._add_speed_flags()
         cluster = self.add_argument_group("--ray: run as Ray actors")
         cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")

@@ -25,7 +25,10 @@ def run(argv: Sequence[str]) -> None:
       UserError: bad input (before anything is written), or a non-finite loss.
     """
     parsed = flags.parse(argv)
-    objective = preflight.check(parsed)
+    examined = preflight.examine(parsed)
+    objective = examined.objective
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(examined.notes), end="\n" if examined.notes else "", flush=True)
     # Tokenizers are used by forked dataset workers; this is what silences their warning.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_openrlhf()
@@ -54,14 +57,16 @@ def _replacements(upstream: Any, objective: ConfiguredLoss | None, record: dict[
     from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
     from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
 
-    actor = functools.partial(build_actor, upstream.Actor)
+    common = {
+        "Actor": functools.partial(build_actor, upstream.Actor),
+        "RewardDataset": IndexedPreferenceDataset,
+    }
     if objective is None:
-        return {"get_strategy": functools.partial(_build_strategy, PortableStrategy, record), "Actor": actor}
+        return {**common, "get_strategy": functools.partial(_build_strategy, PortableStrategy, record)}
     strategy = functools.partial(PreferenceStrategy, objective=objective)
     return {
+        **common,
         "get_strategy": functools.partial(_build_strategy, strategy, record),
-        "Actor": actor,
-        "RewardDataset": IndexedPreferenceDataset,
         "DPOTrainer": functools.partial(PreferenceTrainer, objective=objective),
     }
 

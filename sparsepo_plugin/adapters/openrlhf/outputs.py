@@ -48,7 +48,7 @@ class BatchOutput(NamedTuple):
 
 
 def make_shared_batch(
-    chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Tensor], prompt_lengths: Sequence[int]
+    chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Tensor], prompt_lengths: list[int]
 ) -> Batch:
     """Lay pairs out in rows that hold their common prefix once.
 
@@ -57,9 +57,10 @@ def make_shared_batch(
       rejected: the same, [pairs, seq'].
       prompt_lengths: PromptLength of every pair.
     """
-    lengths = torch.tensor([int(length) for length in prompt_lengths], device=chosen[0].device)
+    each = prompt_lengths * 2  # as upstream doubles it; a PromptLengths knows both sides
+    lengths = torch.tensor([int(length) for length in each], device=chosen[0].device)
     rows = prefix.shared_rows(*chosen, *rejected, lengths)
-    prompts = [row[: int(n)] for ids in (chosen[0], rejected[0]) for row, n in zip(ids, prompt_lengths)]
+    prompts = [row[: int(n)] for row, n in zip([*chosen[0], *rejected[0]], each)]
     window, indices = rows.window, dataset_indices(prompt_lengths)
     return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows)
 

@@ -5,47 +5,126 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from sparsepo_plugin.adapters import model_checks
-from sparsepo_plugin.adapters.openrlhf import checkpoints, data_check, mode_check
+from sparsepo_plugin.adapters.openrlhf import (
+    checkpoints,
+    data_check,
+    mode_check,
+    option_ranges,
+    template_check,
+    weights_check,
+)
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
+from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
 
 
-def check(parsed: Parsed, processes: int | None = None) -> ConfiguredLoss | None:
-    """Check arguments, models, data and output folder; nothing is written.
+class Examined(NamedTuple):
+    """A run that can start.
 
-    Args:
-      parsed: result of flags.parse. ``eval.split`` is set to "train" for local files, which have no other.
-      processes: number of processes the run will have; default: what the launcher says.
+    Attributes:
+      objective: of the chosen loss, or None for upstream's own.
+      tokenizer: the policy's.
+      policy: the policy without its numbers.
+      reference: the same of the reference, or None where the loss needs none.
+      data: prepared rows by flag.
+      notes: what a user should know, a sentence each.
+    """
+
+    objective: ConfiguredLoss | None
+    tokenizer: Any
+    policy: Any
+    reference: Any
+    data: dict[str, PreparedPairs]
+    notes: list[str]
+
+
+def check(parsed: Parsed, processes: int | None = None) -> ConfiguredLoss | None:
+    """Check a run as ``examine`` does.
 
     Returns:
       The objective of the chosen loss, or None for upstream's own.
+    """
+    return examine(parsed, processes).objective
+
+
+def examine(parsed: Parsed, processes: int | None = None) -> Examined:
+    """Check arguments, models, data and output folder; rows of data go to the datasets cache.
+
+    Args:
+      parsed: result of flags.parse. What is found out here is set in its arguments: ``eval.split`` of local
+        files, a prompt column that was not named, the text of a chat template given as a file, an attention
+        kernel that the model has.
+      processes: number of processes the run will have; default: what the launcher says.
 
     Raises:
       UserError: the first thing found wrong.
     """
-    arguments = parsed.arguments
+    arguments, notes = parsed.arguments, list[str]()
     processes = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
+    chosen = None if parsed.loss is None else parsed.loss.name
+    option_ranges.check_ranges(arguments)
     _check_options(arguments, parsed)
-    chosen = None if parsed.loss is None else f"--loss {parsed.loss.name}"
-    mode_check.check_modes(arguments, chosen, processes)
+    mode_check.check_modes(arguments, chosen and f"--loss {chosen}", processes)
+    option_ranges.check_effects(arguments, parsed.options.record if parsed.options else 0, chosen)
     _check_batch(arguments, processes)
     _check_output(Path(arguments.ckpt.output_dir))
-    policy, reference = _check_models(arguments)
-    mode_check.check_model(arguments, policy)
+    configs = _check_models(arguments)
+    mode_check.check_model(arguments, configs[0])
+    objective = None
+    if parsed.loss is not None and parsed.options is not None:
+        objective = ConfiguredLoss(parsed.loss, parsed.options, reference_shape(configs[1]))
+        _check_shape(objective, arguments.train.seed)
+        _check_resume(arguments, objective)
     tokenizer = _load_tokenizer(arguments)
-    data_check.check_datasets(arguments, tokenizer)
-    if parsed.loss is None or parsed.options is None:
-        return None
-    objective = ConfiguredLoss(parsed.loss, parsed.options, reference_shape(reference or policy))
-    _check_resume(arguments, objective)
-    return objective
+    template_check.check_templates(arguments, tokenizer)
+    policy, reference = _load_outlines(arguments, configs)
+    _choose_attention(arguments, policy, reference, notes)
+    data = data_check.check_datasets(arguments, tokenizer, notes)
+    for flag, value in (
+        (data_check.TRAINING, arguments.data.dataset),
+        (data_check.EVALUATION, arguments.eval.dataset),
+    ):
+        if flag in data:
+            source = f"{flag} {value}"
+            for model in dict.fromkeys((policy, reference)):
+                weights_check.check_rows(
+                    source, data[flag].account, model, tokenizer, arguments.data.max_len, notes
+                )
+    judged = objective is None or objective.needs.reference
+    return Examined(objective, tokenizer, policy, reference if judged else None, data, notes)
+
+
+def _check_shape(objective: ConfiguredLoss, seed: int) -> None:
+    """Build the mask module, so that what the reference's sizes rule out is known now."""
+    with torch.device("meta"):
+        objective.build_masks(seed)
+
+
+def _load_outlines(arguments: SimpleNamespace, configs: tuple[Any, Any]) -> tuple[Any, Any]:
+    names = (arguments.model.model_name_or_path, arguments.ref.model_name_or_path)
+    trust = arguments.model.trust_remote_code
+    policy = weights_check.load_outline(names[0], "--model.model_name_or_path", configs[0], trust)
+    if names[1] in (None, names[0]):
+        return policy, policy
+    return policy, weights_check.load_outline(names[1], "--ref.model_name_or_path", configs[1], trust)
+
+
+def _choose_attention(arguments: SimpleNamespace, policy: Any, reference: Any, notes: list[str]) -> None:
+    asked = arguments.ds.attn_implementation
+    for model in (policy, reference):
+        arguments.ds.attn_implementation = weights_check.choose_attention(
+            arguments.ds.attn_implementation, model
+        )
+    if (found := arguments.ds.attn_implementation) != asked:
+        notes.append(f"--ds.attn_implementation {asked}: the model has no such kernel, {found} is used")
 
 
 def _check_resume(arguments: SimpleNamespace, objective: ConfiguredLoss) -> None:
@@ -66,8 +145,6 @@ def _check_options(arguments: SimpleNamespace, parsed: Parsed) -> None:
                 raise UserError(
                     f"{flag} contradicts {chosen}: it belongs to upstream's own loss; drop one of them"
                 )
-    if not model.beta > 0:
-        raise UserError(f"--model.beta: got {model.beta}, expected a number > 0")
 
 
 def _check_batch(arguments: SimpleNamespace, processes: int) -> None:

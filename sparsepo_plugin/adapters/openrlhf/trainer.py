@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ class PreferenceTrainer(DPOTrainer):
         c_mask: Tensor,
         reject_ids: Tensor,
         r_mask: Tensor,
-        prompt_id_lens: Sequence[int],
+        prompt_id_lens: list[int],
     ) -> tuple[BatchOutput | None, None, Any, Any]:
         """Run one model on chosen and rejected rows; fit() carries the result to the loss unopened.
 
@@ -134,7 +133,7 @@ class PreferenceTrainer(DPOTrainer):
         return False
 
     def _prepare(
-        self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: Sequence[int]
+        self, chosen_ids: Tensor, c_mask: Tensor, reject_ids: Tensor, r_mask: Tensor, lengths: list[int]
     ) -> Batch:
         """The batch in the core's form, made once for policy and reference."""
         known, batch = self._batch
@@ -143,9 +142,7 @@ class PreferenceTrainer(DPOTrainer):
         if self._shares_prefix:
             batch = make_shared_batch((chosen_ids, c_mask), (reject_ids, r_mask), lengths)
         else:
-            ids, attention, rows = self.concatenated_inputs(
-                chosen_ids, c_mask, reject_ids, r_mask, list(lengths)
-            )
+            ids, attention, rows = self.concatenated_inputs(chosen_ids, c_mask, reject_ids, r_mask, lengths)
             batch = make_batch(ids, attention, rows, packed=self.packing_samples)
         self._batch = (chosen_ids, batch)
         return batch

@@ -51,7 +51,8 @@ def shared_rows(
       chosen_attention: 0 on padding, [pairs, seq].
       rejected_ids: [pairs, seq'].
       rejected_attention: 0 on padding, [pairs, seq'].
-      prompt_lengths: number of tokens, from the first one of a row, that are not response; [pairs].
+      prompt_lengths: number of tokens, from the first one of a row, that are not response; [pairs] where both
+        rows of a pair have the same, [2 * pairs] with the chosen rows first.
 
     Raises:
       ValueError: shapes do not fit each other, or a row has no token.
@@ -78,7 +79,7 @@ def shared_rows(
     window, own_positions = _window(
         torch.cat([chosen, rejected]),
         torch.cat([chosen_lengths, rejected_lengths]),
-        prompt_lengths.to(chosen.device).repeat(2),
+        prompt_lengths.to(chosen.device).repeat(2 * len(chosen) // len(prompt_lengths)),
         torch.cat([torch.zeros_like(common), chosen_lengths - common]),
         common.repeat(2),
         column.shape[1],
@@ -89,7 +90,8 @@ def shared_rows(
 
 def _check(chosen: Tensor, attention: Tensor, rejected: Tensor, other: Tensor, lengths: Tensor) -> None:
     fits = chosen.ndim == 2 and chosen.shape == attention.shape and rejected.shape == other.shape
-    if not fits or rejected.ndim != 2 or {len(rejected), lengths.numel()} != {len(chosen)}:
+    fits = fits and rejected.ndim == 2 and len(rejected) == len(chosen)
+    if not fits or lengths.numel() not in (len(chosen), 2 * len(chosen)):
         shapes = [tuple(value.shape) for value in (chosen, attention, rejected, other, lengths)]
         raise ValueError(
             f"shared_rows: got ids and attention of shapes {shapes[0]}, {shapes[1]} (chosen), {shapes[2]}, "

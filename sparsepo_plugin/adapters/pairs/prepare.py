@@ -1,0 +1,176 @@
+"""A data set's rows as token sequences, kept in the datasets cache so that a run makes them once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparsepo_plugin.adapters.pairs.account import Account, count
+from sparsepo_plugin.adapters.pairs.texts import RowOptions, Texts, write_texts
+from sparsepo_plugin.adapters.pairs.tokens import Endings, Side
+from sparsepo_plugin.adapters.pairs.turns import UnusableRowError
+
+# Change it with whatever changes a row's tokens: prepared rows outlive the process.
+_VERSION = 1
+_NUMBERS = ("row", "chosen_start", "rejected_start", "prompt_tokens")
+_MARKS = ("chosen_cut", "rejected_cut", "empty", "repeated", "spoken")
+
+
+class PreparedPairs(NamedTuple):
+    """The rows of a data set that can be trained on.
+
+    Attributes:
+      pairs: one row per pair: ``row`` (its number in the data), ``chosen`` and ``rejected`` (token ids),
+        ``chosen_start`` and ``rejected_start`` (index of the first response token).
+      account: what became of every row.
+    """
+
+    pairs: Any
+    account: Account
+
+
+def prepare(dataset: Any, tokenizer: Any, options: RowOptions) -> PreparedPairs:
+    """Tokenise a data set.
+
+    Args:
+      dataset: a ``datasets.Dataset``.
+      tokenizer: its chat template is the one that is used.
+      options: how rows become tokens.
+
+    Raises:
+      UserError: the chat template is no valid Jinja.
+    """
+    import datasets
+
+    # Upstream starts 8 processes even for a few hundred rows.
+    workers = max(1, min(8, os.cpu_count() or 1, len(dataset) // 1000))
+    key = _key(dataset, tokenizer, options)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "sparsepo"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = dataset.map(
+        Preparation(tokenizer, options),
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        num_proc=workers if workers > 1 else None,
+        features=_features(datasets),
+        cache_file_name=str(folder / f"{key}.arrow"),
+        new_fingerprint=key,
+        load_from_cache_file=True,
+        desc="Preparing pairs",
+    )
+    account = count(rows, options)
+    kept = [number for number, kind in enumerate(rows["kind"]) if not kind]
+    names = ["row", "chosen", "rejected", "chosen_start", "rejected_start"]
+    pairs = rows.select_columns(names)
+    return PreparedPairs(pairs if len(kept) == len(rows) else pairs.select(kept), account)
+
+
+def _key(dataset: Any, tokenizer: Any, options: RowOptions) -> str:
+    """A name for everything that the prepared rows depend on."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    parts = [
+        str(_VERSION), dataset._fingerprint, type(tokenizer).__name__, vocabulary,
+        json.dumps(tokenizer.chat_template), json.dumps(tokenizer.special_tokens_map, default=str),
+        json.dumps(dataclasses.asdict(options), sort_keys=True),
+    ]  # fmt: skip
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _features(datasets: Any) -> Any:
+    ids = datasets.Sequence(datasets.Value("int32"))
+    return datasets.Features(
+        {
+            **{name: datasets.Value("int64") for name in _NUMBERS},
+            **{name: datasets.Value("bool") for name in _MARKS},
+            **{name: datasets.Value("string") for name in ("kind", "reason")},
+            "chosen": ids,
+            "rejected": ids,
+        }
+    )
+
+
+class Preparation:
+    """Makes a batch of rows into token sequences; what ``dataset.map`` calls.
+
+    Args:
+      tokenizer: as for ``prepare``.
+      options: as for ``prepare``.
+    """
+
+    def __init__(self, tokenizer: Any, options: RowOptions) -> None:
+        self.tokenizer, self.options = tokenizer, options
+        self.endings = Endings(tokenizer, options)
+
+    def __call__(self, batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        """Columns as ``_features`` names them; ``kind`` says why a row is dropped, and is empty otherwise."""
+        found = [self._texts({key: batch[key][n] for key in batch}) for n in range(len(numbers))]
+        texts = [text for text in found if isinstance(text, Texts)]
+        wholes = [
+            [self.endings.text(getattr(text, name)) for text in texts] for name in ("chosen", "rejected")
+        ]
+        tokens = zip(texts, *(self._tokenise(part) for part in ([text.prompt for text in texts], *wholes)))
+        rows = [
+            self._row(number, *next(tokens))
+            if isinstance(text, Texts)
+            else _dropped(number, "unusable", text)
+            for number, text in zip(numbers, found)
+        ]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _texts(self, row: dict[str, Any]) -> Texts | str:
+        try:
+            return write_texts(row, self.options, self.tokenizer)
+        except UnusableRowError as error:
+            return str(error)
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # Templates write special tokens themselves.
+        add = self.options.special_tokens and not self.options.chat_template
+        ids: list[list[int]] = self.tokenizer(
+            texts, add_special_tokens=add, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return ids
+
+    def _row(
+        self, number: int, texts: Texts, prompt: list[int], chosen: list[int], rejected: list[int]
+    ) -> dict[str, Any]:
+        sides = (
+            self.endings.side(texts.chosen, chosen, prompt),
+            self.endings.side(texts.rejected, rejected, prompt),
+        )
+        marks = {
+            "prompt_tokens": len(prompt), "empty": texts.empty, "repeated": texts.repeated,
+            "spoken": texts.spoken, "chosen_cut": sides[0].cut, "rejected_cut": sides[1].cut,
+        }  # fmt: skip
+        if kind := self._verdict(texts, sides, len(prompt)):
+            reason = "the chat template leaves nothing of a response" if kind == "unusable" else ""
+            return _dropped(number, kind, reason) | marks
+        return {
+            **_dropped(number, ""), **marks,
+            **{"chosen": sides[0].ids, "rejected": sides[1].ids},
+            **{"chosen_start": sides[0].start, "rejected_start": sides[1].start},
+        }  # fmt: skip
+
+    def _verdict(self, texts: Texts, sides: tuple[Side, Side], prompt_tokens: int) -> str:
+        # Upstream's limit: two tokens of a response at least.
+        if prompt_tokens >= self.options.max_len - 2:
+            return "no room"
+        if any(side.start == len(side.ids) for side in sides):
+            return "unusable"
+        if texts.chosen == texts.rejected:
+            return "equal"
+        return "equal when cut" if sides[0].ids == sides[1].ids else ""
+
+
+def _dropped(number: int, kind: str, reason: str = "") -> dict[str, Any]:
+    plain = dict.fromkeys(_NUMBERS, 0)
+    marks = dict.fromkeys(_MARKS, False)
+    return {**plain, **marks, "row": number, "kind": kind, "reason": reason, "chosen": [], "rejected": []}
