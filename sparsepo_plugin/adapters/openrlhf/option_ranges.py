@@ -80,7 +80,7 @@ def check_ranges(arguments: SimpleNamespace) -> None:
     """Check every number that has a range.
 
     Raises:
-      UserError: the first one outside it, or a scheduler that cannot be built.
+      UserError: the first one outside it.
     """
     for name, accepted in RANGES.items():
         value = read(arguments, name)
@@ -89,7 +89,6 @@ def check_ranges(arguments: SimpleNamespace) -> None:
     for beta in arguments.adam.betas:
         if not 0 <= beta < 1:
             raise UserError(f"--adam.betas: got {beta}, expected two numbers in [0, 1)")
-    _check_scheduler(arguments)
 
 
 def check_effects(arguments: SimpleNamespace, record: int, loss: str | None) -> None:
@@ -133,8 +132,12 @@ def read(arguments: SimpleNamespace, name: str) -> Any:
     return value
 
 
-def _check_scheduler(arguments: SimpleNamespace) -> None:
-    """Build and step what upstream will build: some of transformers' schedules need what it does not give."""
+def check_scheduler(arguments: SimpleNamespace) -> None:
+    """Build and step what upstream will build: some of transformers' schedules need what it does not give.
+
+    Raises:
+      UserError: the schedule is unknown or cannot be built.
+    """
     from transformers import get_scheduler
     from transformers.trainer_utils import SchedulerType
 

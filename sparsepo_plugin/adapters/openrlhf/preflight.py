@@ -21,6 +21,7 @@ from sparsepo_plugin.adapters.openrlhf import (
     weights_check,
 )
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
+from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
@@ -84,6 +85,8 @@ def examine(parsed: Parsed, processes: int | None = None) -> Examined:
         _check_shape(objective, arguments.train.seed)
         _check_resume(arguments, objective)
     tokenizer = _load_tokenizer(arguments)
+    import_openrlhf()  # first: it keeps what transformers imports next from warning of its own
+    option_ranges.check_scheduler(arguments)
     template_check.check_templates(arguments, tokenizer)
     policy, reference = _load_outlines(arguments, configs)
     _choose_attention(arguments, policy, reference, notes)

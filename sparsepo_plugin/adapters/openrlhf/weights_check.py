@@ -14,7 +14,6 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from sparsepo_plugin.adapters.pairs.account import Account
 from sparsepo_plugin.errors import UserError
@@ -158,12 +157,13 @@ def _check_whole(path: Path, flag: str) -> None:
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
     """Without bars and reports: what is wrong is said in one line."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(transformers.logging.CRITICAL)
-    logging.disable_progress_bar()
+    own = transformers.logging
+    level, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    own.set_verbosity(own.CRITICAL)
+    own.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        own.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()
