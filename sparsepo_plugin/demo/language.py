@@ -33,6 +33,7 @@ from sparsepo_plugin.demo.grammar import (
     vocabulary,
     walk,
 )
+from sparsepo_plugin.demo.statistics import auc
 
 __all__ = [
     "BAD",
@@ -166,20 +167,6 @@ def _log_mixture(prompt: str, words: Sequence[str]) -> float:
     right, wrong = math.log(POLARITY), math.log(1 - POLARITY)
     mixture = np.logaddexp(good * right + bad * wrong, good * wrong + bad * right) - math.log(2)
     return shared + math.log(end) + float(mixture)
-
-
-def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """P(score of a true item > score of a false one), ties one half; nan if either class is empty."""
-    if len(scores) != len(labels):
-        raise ValueError(f"auc: got {len(scores)} scores for {len(labels)} labels; pass one score per label.")
-    truth = np.asarray(labels, dtype=bool)
-    _, inverse, counts = np.unique(np.asarray(scores, dtype=float), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    positives = int(truth.sum())
-    negatives = truth.size - positives
-    if not positives or not negatives:
-        return math.nan
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def attainable_auc(pairs: Sequence[Pair]) -> float:
