@@ -135,7 +135,7 @@ def _demo(known: Namespace) -> None:
 
 def _list(known: Namespace) -> None:
     if known.sites:
-        from sparsepo_plugin.forward.sites import describe_sites
+        from sparsepo_plugin.cli.sites import describe_sites
 
         print(describe_sites(known.sites))
     elif known.readme:

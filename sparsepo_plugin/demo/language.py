@@ -34,6 +34,7 @@ from sparsepo_plugin.demo.grammar import (
     walk,
 )
 from sparsepo_plugin.demo.statistics import auc
+from sparsepo_plugin.files import write_text
 
 __all__ = [
     "BAD",
@@ -188,16 +189,7 @@ def attainable_auc(pairs: Sequence[Pair]) -> float:
 
 def write_jsonl(pairs: Sequence[Pair], path: str | os.PathLike[str]) -> None:
     """Write one JSON object per pair; a reader sees the old file or the whole new one, never a part."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because os.replace is atomic only within one file system.
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(asdict(pair)) + "\n" for pair in pairs)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_text(Path(path), "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Pair]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin import config
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.files import write_text
 
 FILE = "sparsepo_config.yaml"
 RUN_FILE = "sparsepo_run.json"

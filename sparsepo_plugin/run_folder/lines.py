@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.run_folder import histograms
 from sparsepo_plugin.run_folder.lines import json_lines
 

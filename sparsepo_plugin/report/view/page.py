@@ -15,8 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin import __version__
-from sparsepo_plugin import files as own_files
+from sparsepo_plugin import __version__, files
 from sparsepo_plugin.report.view import colours, summary, text
 from sparsepo_plugin.run_folder import configuration
 from sparsepo_plugin.run_folder.tokens import Pair, Record, Response, locate, read
@@ -37,10 +36,10 @@ def view(record: str, output: str) -> None:
       UserError: the record cannot be read, or the output is not ours to write.
     """
     source, target = locate(Path(record)), Path(output)
-    own_files.check(target, MARK)
+    files.check(target, MARK)
     content = read(source)
     page = build(content, configuration.read(source.parent), str(source))
-    own_files.write(target, page.encode(), MARK)
+    files.write(target, page.encode(), MARK)
     print(f"{target}: {len(content.pairs)} pairs after step {content.step}; open it in a browser")
 
 
