@@ -25,13 +25,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sparsepo_plugin import metrics, registry
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.cli.losses import between
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.forward.activations import GROUPS, Recorder, find_sites
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, token_stats
-from sparsepo_plugin.loss_table import between
 from sparsepo_plugin.masks.activation import activation_mask
 from sparsepo_plugin.masks.learned import INITIALISATIONS
 from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats

@@ -26,9 +26,9 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.demo.statistics import wilson_interval
 from sparsepo_plugin.demo.supervised import supervised_start
-from sparsepo_plugin.metrics import wilson_interval
+from sparsepo_plugin.files import write_text
 
 RUNS: dict[str, list[str]] = {
     "dpo": ["--loss", "dpo"],

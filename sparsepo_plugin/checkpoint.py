@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsepo_plugin import __version__, registry
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.types import ReferenceShape
 
@@ -26,14 +27,6 @@ class SavedMasks(NamedTuple):
     module: nn.Module
     loss: registry.Loss
     options: LossOptions
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: whoever reads it sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def publish(staging: Path, folder: Path) -> None:

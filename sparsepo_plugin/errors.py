@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+from tqdm import tqdm
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -34,3 +38,26 @@ def unknown(kind: str, got: str, available: Iterable[str]) -> UserError:
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} names, see --help"
     return UserError(f"unknown {kind} {got!r}: {hint}available: {listed}")
+
+
+def guarded(function: Callable[[], object]) -> int:
+    """Run a command.
+
+    Returns:
+      0, or the error's exit code; its message is printed without traceback.
+    """
+    try:
+        function()
+    except UserError as error:
+        report(error)
+        return error.exit_code
+    return 0
+
+
+def report(error: UserError) -> None:
+    """Print an error as one line, once, by the first process."""
+    # Bars that the error left open are closed, so that its message gets a line of its own.
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Write files that carry our mark, atomically, and never over a file that does not carry it."""
+"""Write files atomically; those that carry our mark never over a file that does not carry it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from sparsepo_plugin.errors import UserError
 
 # Every format that we mark has the mark near its beginning.
 _HEAD = 8192
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: whoever reads it sees the old or the new content, never a part."""
+    _replace(path, text.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes, mark: bytes) -> None:
@@ -23,11 +38,8 @@ def write(path: Path, content: bytes, mark: bytes) -> None:
       UserError: the path is a folder or somebody else's file, or cannot be written.
     """
     check(path, mark)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
+        _replace(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 

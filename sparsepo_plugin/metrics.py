@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -94,12 +94,28 @@ def ratios(sums: dict[str, MetricSum]) -> dict[str, float]:
     return {name: s.total / s.number if s.number else float("nan") for name, s in sums.items()}
 
 
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a share in [0, 1] of ``count`` pairs; 95 % by default.
+class DeadMaskWatch:
+    """Notices a mask that has been 0 on every response token for a while: no gradient will revive it.
 
-    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+    Args:
+      named: an option's name as users give it, such as "--sparsepo.init" for "init".
+      patience: consecutive steps before the warning, which is given once per mask.
     """
-    spread = z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = (z / (1 + spread)) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+
+    def __init__(self, named: Callable[[str], str], patience: int = 20) -> None:
+        self.named, self.patience = named, patience
+        self._dead: dict[str, int] = {}
+
+    def look(self, metrics: dict[str, float], step: int) -> str:
+        """Return the warning that this step's metrics call for, or an empty string."""
+        warnings = []
+        for name in ("reward_mask", "kl_mask"):
+            dead = metrics.get(f"{name}_sparsity") == 1.0
+            self._dead[name] = self._dead.get(name, 0) + 1 if dead else 0
+            if self._dead[name] == self.patience:
+                warnings.append(
+                    f"warning: the {name.replace('_', ' ')} has been 0 on every response token for "
+                    f"{self.patience} steps (step {step}): it is dead and trains no token; start "
+                    f"again with {self.named('init')} unit, a lower L1 penalty or {self.named('floor')}"
+                )
+        return "\n".join(warnings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from sparsepo_plugin.main import guarded
+from sparsepo_plugin.errors import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:

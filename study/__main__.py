@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from sparsepo_plugin.main import guarded
+from sparsepo_plugin.errors import guarded
 from study import capability, domain_study, longer, report, sentiment
 from study.domain import DOMAINS
 from study.scales import PREFERENCES, SENTIMENT, Preferences, Sentiment

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from eval_harness.reasoning.preset import load_preset
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.files import write_text
 from study.domain import DOMAINS, grouped
 from study.language import copy_of, load
 from study.preferences import policy_file

@@ -11,8 +11,8 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.files import write_text
 
 PAD, EOS = "<pad>", "<eos>"
 

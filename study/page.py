@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sparsepo_plugin.loss_table import between
+from sparsepo_plugin.cli.losses import between
 from study.domain import DOMAINS
 from study.methods import METHODS
 from study.rows import Row, number

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from study import page, pictures
 from study.claims import blind_domains, claims, judged
 from study.domain import DOMAINS

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from transformers import PreTrainedTokenizerFast
 
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.files import write_text
 from study.prepared import TokenPair
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[!?.,:;\n-]")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.files import write_text
 
 Row = dict[str, str]
 

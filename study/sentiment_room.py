@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsepo_plugin.checkpoint import write_text
+from sparsepo_plugin.files import write_text
 from study import data
 from study.base import base
 from study.classifiers import Convolution, NGrams, accuracy, crops

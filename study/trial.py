@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from study.frontier import interval
 from study.measure import held_out
 from study.methods import BASELINE, METHODS

@@ -14,9 +14,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo.grammar import TOPICS, WORDS, walk
 from sparsepo_plugin.demo.language import Pair, generate_pairs
+from sparsepo_plugin.files import write_text
 
 ENDING_WORDS, ENDINGS = 5, 4
 # Topical word -> the words of its class, in which every topic owns an equal run, and its index there.

@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.demo.language import BAD, GOOD, Pair
+from sparsepo_plugin.files import write_text
 
 SAMPLES = 6  # per prompt
 

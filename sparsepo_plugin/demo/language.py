@@ -33,6 +33,8 @@ from sparsepo_plugin.demo.grammar import (
     vocabulary,
     walk,
 )
+from sparsepo_plugin.demo.statistics import auc
+from sparsepo_plugin.files import write_text
 
 __all__ = [
     "BAD",
@@ -168,20 +170,6 @@ def _log_mixture(prompt: str, words: Sequence[str]) -> float:
     return shared + math.log(end) + float(mixture)
 
 
-def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """P(score of a true item > score of a false one), ties one half; nan if either class is empty."""
-    if len(scores) != len(labels):
-        raise ValueError(f"auc: got {len(scores)} scores for {len(labels)} labels; pass one score per label.")
-    truth = np.asarray(labels, dtype=bool)
-    _, inverse, counts = np.unique(np.asarray(scores, dtype=float), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    positives = int(truth.sum())
-    negatives = truth.size - positives
-    if not positives or not negatives:
-        return math.nan
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def attainable_auc(pairs: Sequence[Pair]) -> float:
     """AUC of ``planted_posterior`` over all response words: what a mask that reads only the prefix can reach.
 
@@ -201,16 +189,7 @@ def attainable_auc(pairs: Sequence[Pair]) -> float:
 
 def write_jsonl(pairs: Sequence[Pair], path: str | os.PathLike[str]) -> None:
     """Write one JSON object per pair; a reader sees the old file or the whole new one, never a part."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because os.replace is atomic only within one file system.
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(asdict(pair)) + "\n" for pair in pairs)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_text(Path(path), "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Pair]:

@@ -18,14 +18,15 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from sparsepo_plugin import checkpoint, metrics
+from sparsepo_plugin import checkpoint
 from sparsepo_plugin.demo import choices, duel, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
+from sparsepo_plugin.demo.statistics import wilson_interval
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.report.plots.training import plot
 from sparsepo_plugin.report.view.page import view
-from sparsepo_plugin.run_folder.run_log import METRICS_FILE
+from sparsepo_plugin.run_folder.metrics import FILE as METRICS_FILE
 
 TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS, CHOICE_ITEMS = 800, 300, 600, 600
 SUPERVISED_STEPS, EPOCHS, BATCH, MAX_LEN = 300, 3, 16, 64
@@ -204,7 +205,7 @@ def _show(paths: Paths) -> None:
 
 
 def _interval(share: float, count: int) -> str:
-    low, high = metrics.wilson_interval(share, count)
+    low, high = wilson_interval(share, count)
     return f"{share:.3f} [{low:.2f}, {high:.2f}]"
 
 

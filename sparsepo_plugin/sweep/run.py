@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsepo_plugin import files as own_files
+from sparsepo_plugin import files
 from sparsepo_plugin.adapters.openrlhf import flags, preflight
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.report.plots import frontier, style
 from sparsepo_plugin.sweep import grid as grids
 from sparsepo_plugin.sweep import identity, process, table
@@ -61,7 +61,7 @@ def sweep(grid: str, output: str) -> None:
 
 
 def _claim(folder: Path) -> None:
-    own_files.check(folder / MANIFEST, _MARK.encode())
+    files.check(folder / MANIFEST, _MARK.encode())
     if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
         raise UserError(
             f"{folder}: got a folder with other files, expected a new one or that of an earlier sweep"
@@ -106,7 +106,7 @@ def _manifest(folder: Path, grid: str, plan: list[Planned]) -> None:
         for planned in plan
     ]
     content = {"tool": "sparsepo sweep", "schema_version": 1, "grid": grid, "runs": runs}
-    own_files.write(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode(), _MARK.encode())
+    files.write(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode(), _MARK.encode())
 
 
 def _done(planned: Planned) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin.report.plots.frontier import by_beta, spread
-from sparsepo_plugin.run_folder import reader as run_files
+from sparsepo_plugin.run_folder import metrics
 
 _METRICS = ("accuracy", "accuracy_unmasked", "margin", "margin_unmasked", "sequence_kl")
 _MASKS = ("reward_mask_sparsity", "kl_mask_sparsity", "reward_mask_mean", "kl_mask_mean")
@@ -25,7 +25,7 @@ def measured(folder: Path) -> dict[str, Any]:
 
     ``sequence_kl`` is the mean over both responses of the pair.
     """
-    rows = run_files.metrics(folder)["eval"]
+    rows = metrics.read(folder)["eval"]
     last = rows[-1] if rows else {}
     sides = [last.get(f"{side}_sequence_kl") for side in ("chosen", "rejected")]
     mean = None if None in sides else sum(sides) / 2  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from training import environment
 
 from sparsepo_plugin import cli
 from sparsepo_plugin.report.view import summary
-from sparsepo_plugin.run_folder import token_reader as record
+from sparsepo_plugin.run_folder import tokens as record
 from sparsepo_plugin.sweep import grid, process, run
 
 GRID = {"losses": ["dpo", "sparsepo"], "betas": [0.1, 0.5], "seeds": [0, 1]}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsepo_plugin import cli, loss_table, registry
+from sparsepo_plugin import cli, registry
 from sparsepo_plugin.adapters.openrlhf import flags
+from sparsepo_plugin.cli import losses
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.options import LossOptions, option_rows
 
@@ -31,13 +32,13 @@ def test_every_loss_has_its_row_in_the_readme_and_its_options_in_the_docs(name):
 @pytest.mark.parametrize(("document", "section"), [("README.md", "losses"), ("docs/options.md", "options")])
 def test_generated_tables_are_the_registrys_own(document, section):
     text = (ROOT / document).read_text(encoding="utf-8")
-    begin, end = loss_table.markers(section)
-    assert f"{begin}\n\n{loss_table.SECTIONS[section]()}\n\n{end}" in text, "stale: run `make docs`"
+    begin, end = losses.markers(section)
+    assert f"{begin}\n\n{losses.SECTIONS[section]()}\n\n{end}" in text, "stale: run `make docs`"
 
 
 def test_a_documents_table_is_rewritten_between_its_markers_only(tmp_path, capsys):
     readme = tmp_path / "README.md"
-    begin, end = loss_table.markers("losses")
+    begin, end = losses.markers("losses")
     readme.write_text(f"head\n{begin}\nobsolete row\n{end}\ntail\n")
     assert cli.main(["ls", "--readme", str(readme)]) == 0
     text = readme.read_text()

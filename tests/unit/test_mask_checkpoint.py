@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsepo_plugin import checkpoint, registry
+from sparsepo_plugin import checkpoint, files, registry
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
@@ -81,17 +81,18 @@ def test_a_failing_write_leaves_the_old_weights(tmp_path, monkeypatch):
 
 def test_a_failing_write_leaves_the_old_text(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "file.txt"
-    checkpoint.write_text(path, "old")
+    files.write_text(path, "old")
 
-    def broken(self, text, encoding=None):
-        with open(self, "w") as file:
-            file.write(text[:2])
+    def broken(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_text", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_text(path, "new text")
+        files.write_text(path, "new text")
     assert path.read_text() == "old"
+    assert [item.name for item in path.parent.iterdir()] == ["file.txt"]
 
 
 def test_publishing_moves_every_file_and_the_configuration_last(tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ import json
 
 import torch
 
-from sparsepo_plugin.run_folder import token_record
-from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.run_folder.token_record import TokenRecord
+from sparsepo_plugin.metrics import DeadMaskWatch
+from sparsepo_plugin.run_folder import tokens
+from sparsepo_plugin.run_folder.log import RunLog
+from sparsepo_plugin.run_folder.token_rows import TokenRows
 from sparsepo_plugin.types import Masks, TokenStats
 
 
@@ -41,7 +42,7 @@ def test_a_new_run_forgets_the_record_of_an_older_one_and_a_resumed_one_goes_on(
     log = RunLog(tmp_path, active=True)
     files = [tmp_path / name for name in ("tokens.jsonl", "mask_histograms.jsonl")]
     for step in (5, 10):
-        token_record.write(tmp_path, step, [])
+        tokens.write(tmp_path, step, [])
     with open(files[1], "a") as file:
         file.write('{"step": 15, "edg')  # a kill cut this line off
     log.start("a: 1\n", {}, 1, step=5)
@@ -53,7 +54,7 @@ def test_a_new_run_forgets_the_record_of_an_older_one_and_a_resumed_one_goes_on(
 
 def test_the_histogram_counts_zeros_values_in_bins_and_values_outside_them(tmp_path):
     masks = [0.0, 0.0, 1e-5, 0.001, 1.0, 1.2, 9.9, 10.0, 50.0]
-    token_record.write(tmp_path, 3, [{"pair": 0, "side": "chosen", "reward_mask": masks, "kl_mask": None}])
+    tokens.write(tmp_path, 3, [{"pair": 0, "side": "chosen", "reward_mask": masks, "kl_mask": None}])
     row = json.loads((tmp_path / "mask_histograms.jsonl").read_text())
     edges, counts = row["edges"], row["reward_mask"]["counts"]
     assert (row["step"], row["kl_mask"], row["reward_mask"]["zeros"]) == (3, None, 2)
@@ -76,7 +77,7 @@ def test_bytes_that_are_characters_only_together_are_joined():
     ids = torch.tensor([[0, *text]])
     response = torch.ones(1, len(text), dtype=torch.bool)
     zeros = torch.zeros(1, len(text))
-    record = TokenRecord(1, Bytes())
+    record = TokenRows(1, Bytes())
     row = record._values(0, ids, TokenStats(zeros, zeros, None, response), Masks(zeros, None))
     assert row["joined"] == [(1, 3, "\xe9"), (3, 7, "\U0001f680")]
     assert row["spaced"] == []
@@ -92,11 +93,12 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 def test_the_watch_waits_for_an_unbroken_run_of_dead_steps_and_warns_once():
-    watch = DeadMaskWatch(patience=3)
+    watch = DeadMaskWatch(lambda option: f"loss_options.{option}", patience=3)
     dead, alive = {"reward_mask_sparsity": 1.0, "kl_mask_sparsity": 0.9}, {"reward_mask_sparsity": 0.99}
     said = [watch.look(m, step) for step, m in enumerate([dead, dead, alive, dead, dead, dead, dead])]
     assert [bool(text) for text in said] == [False] * 5 + [True, False]
     assert "the reward mask has been 0 on every response token for 3 steps (step 5)" in said[5]
+    assert "with loss_options.init unit, a lower L1 penalty or loss_options.floor" in said[5]
     assert watch.look({}, 9) == ""
 
 
@@ -105,12 +107,12 @@ def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_on
     response = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]).bool()
     value = torch.arange(20.0).reshape(4, 5)
     stats = TokenStats(value, value / 2, None, response)
-    record = TokenRecord(5, Words())
+    record = TokenRows(5, Words())
     record.add([4, 9], ids, stats, Masks(value + 1, None))
     record.add([4, 5], ids, stats, Masks(value + 1, None))
     rows = record.take()
     assert record.take() == []
-    token_record.write(tmp_path, 7, rows)
+    tokens.write(tmp_path, 7, rows)
     chosen, rejected = (json.loads(line) for line in (tmp_path / "tokens.jsonl").read_text().splitlines())
     assert chosen == {
         "schema_version": 1,

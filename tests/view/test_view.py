@@ -11,7 +11,7 @@ import pytest
 
 from sparsepo_plugin import cli
 from sparsepo_plugin.report.view import colours, page, summary, text
-from sparsepo_plugin.run_folder.token_reader import Response, read
+from sparsepo_plugin.run_folder.tokens import Response, read
 
 
 def one(tokens, joined=(), **values):

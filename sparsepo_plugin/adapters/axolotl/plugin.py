@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 
-from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.errors import UserError, report
 
 TRAINER = "sparsepo_plugin.adapters.axolotl.trainer.AxolotlSparsePOTrainer"
 _REQUIRED = ("torch", "safetensors", "pydantic", "accelerate", "transformers", "trl")
@@ -32,8 +31,7 @@ def stopping_the_run() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        report(error)
         raise SystemExit(error.exit_code) from None
 
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.options import LossOptions
 
 COMPLETE, PARTIAL, LATEST = "sparsepo_complete.json", "sparsepo_partial", "latest"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparsepo_plugin.adapters.openrlhf import launch
 from sparsepo_plugin.adapters.openrlhf.standin import import_ray_launcher
-from sparsepo_plugin.main import guarded
+from sparsepo_plugin.errors import guarded
 
 import_ray_launcher()
 from openrlhf.trainer.ray.launcher import BaseModelActor  # noqa: E402

@@ -18,10 +18,10 @@ from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, no
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.forward.activations import find_sites
 from sparsepo_plugin.forward.runner import negative_log_likelihood
-from sparsepo_plugin.metrics import MetricSum
-from sparsepo_plugin.run_folder import token_record
-from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.run_folder.token_record import TokenRecord
+from sparsepo_plugin.metrics import DeadMaskWatch, MetricSum
+from sparsepo_plugin.run_folder import tokens
+from sparsepo_plugin.run_folder.log import RunLog
+from sparsepo_plugin.run_folder.token_rows import TokenRows
 
 
 class PreferenceTrainer(DPOTrainer):
@@ -56,8 +56,8 @@ class PreferenceTrainer(DPOTrainer):
         )
         self._shares_prefix = self._start_sharing()
         self._batch: tuple[Tensor | None, Batch | None] = (None, None)
-        self._tokens = TokenRecord(objective.options.record, self.tokenizer)
-        self._dead_masks = DeadMaskWatch()
+        self._tokens = TokenRows(objective.options.record, self.tokenizer)
+        self._dead_masks = DeadMaskWatch(lambda option: f"--{objective.loss.name}.{option}")
         self._sums: dict[str, MetricSum] = {}
         self._step, self._evaluating = 0, False
         self._log = RunLog(Path(self.args.ckpt.output_dir), active=self.strategy.is_rank_0())
@@ -215,7 +215,7 @@ class PreferenceTrainer(DPOTrainer):
             return
         rows = [row for part in gather(self._tokens.take()) for row in part]
         if self.strategy.is_rank_0():
-            token_record.write(Path(self.args.ckpt.output_dir), steps, rows)
+            tokens.write(Path(self.args.ckpt.output_dir), steps, rows)
 
     def _averages(self) -> dict[str, float]:
         names = list(self._sums)

@@ -13,11 +13,11 @@ from torch import Tensor
 from sparsepo_plugin import metrics
 from sparsepo_plugin.adapters.step import gather
 from sparsepo_plugin.forward.window import ResponseWindow
-from sparsepo_plugin.metrics import MetricSum
-from sparsepo_plugin.run_folder import token_record
-from sparsepo_plugin.run_folder.run_log import DeadMaskWatch, RunLog
-from sparsepo_plugin.run_folder.token_record import TokenRecord
-from sparsepo_plugin.types import Masks, TokenStats
+from sparsepo_plugin.metrics import DeadMaskWatch, MetricSum
+from sparsepo_plugin.run_folder import tokens
+from sparsepo_plugin.run_folder.log import RunLog
+from sparsepo_plugin.run_folder.token_rows import TokenRows
+from sparsepo_plugin.types import Masks, Split, TokenStats
 
 # TRL's names of metrics that dashboards know, for the same numbers under ours.
 _TRL_NAMES = {
@@ -40,8 +40,8 @@ class PairLog:
 
     def __init__(self, folder: Path, *, active: bool) -> None:
         self.files = RunLog(folder, active=active)
-        self._sums: dict[str, dict[str, MetricSum]] = {"train": {}, "eval": {}}
-        self._dead_masks = DeadMaskWatch()
+        self._sums: dict[Split, dict[str, MetricSum]] = {"train": {}, "eval": {}}
+        self._dead_masks = DeadMaskWatch(lambda option: f"loss_options.{option}")
         self._tokens_seen = 0.0
 
     def start(self, arguments: Any, record: dict[str, Any], processes: int, *, step: int) -> None:
@@ -53,13 +53,13 @@ class PairLog:
         self.files.start(header + text, record, processes, step=step)
 
     def add(
-        self, split: str, found: dict[str, MetricSum], tokens: Tensor, *, finite: bool, device: torch.device
+        self, split: Split, sums: dict[str, MetricSum], tokens: Tensor, *, finite: bool, device: torch.device
     ) -> bool:
         """Add a micro-batch of every process, in one collective.
 
         Args:
           split: "train" or "eval".
-          found: sums of this process; the same names on every one.
+          sums: of this process; the same names on every one.
           tokens: attended tokens of this process, a number.
           finite: whether this process's loss is.
           device: where collectives work.
@@ -67,21 +67,21 @@ class PairLog:
         Returns:
           Whether the loss is finite on every process.
         """
-        rows = [(float(not finite), float(tokens)), *found.values()]
+        rows = [(float(not finite), float(tokens)), *sums.values()]
         values = torch.tensor(rows, dtype=torch.float64, device=device)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(values)
         (bad, tokens_seen), *rest = values.tolist()
         self._tokens_seen += tokens_seen if split == "train" else 0
-        sums = {name: MetricSum(*row) for name, row in zip(found, rest)}
-        self._sums[split] = metrics.add(self._sums[split], sums)
+        summed = {name: MetricSum(*row) for name, row in zip(sums, rest)}
+        self._sums[split] = metrics.add(self._sums[split], summed)
         return bad == 0
 
-    def forget(self, split: str) -> None:
+    def forget(self, split: Split) -> None:
         """Drop what was collected."""
         self._sums[split] = {}
 
-    def write(self, split: str, step: int, logs: dict[str, Any]) -> dict[str, float]:
+    def write(self, split: Split, step: int, logs: dict[str, Any]) -> dict[str, float]:
         """Write a line of metrics.jsonl.
 
         Args:
@@ -95,14 +95,14 @@ class PairLog:
         """
         if not self._sums[split]:
             return {}
-        found = metrics.ratios(self._sums[split])
+        means = metrics.ratios(self._sums[split])
         self.forget(split)
         rates = {name: logs.get(name) for name in ("learning_rate", "grad_norm")} if split == "train" else {}
-        self.files.metrics(step, split, {**found, **rates})
-        if split == "train" and (warning := self._dead_masks.look(found, step)) and self.files.active:
-            print(warning.replace("--", ""), flush=True)
-        known = {name: found[ours] for name, ours in _TRL_NAMES.items()} | {"num_tokens": self._tokens_seen}
-        return {**known, **{name: value for name, value in found.items() if name != "loss"}}
+        self.files.metrics(step, split, {**means, **rates})
+        if split == "train" and (warning := self._dead_masks.look(means, step)) and self.files.active:
+            print(warning, flush=True)
+        known = {name: means[ours] for name, ours in _TRL_NAMES.items()} | {"num_tokens": self._tokens_seen}
+        return {**known, **{name: value for name, value in means.items() if name != "loss"}}
 
 
 class EvaluationPairs:
@@ -119,7 +119,7 @@ class EvaluationPairs:
     """
 
     def __init__(self, limit: int, tokenizer: Any, rank: int, processes: int, batch_size: int) -> None:
-        self.record = TokenRecord(limit, tokenizer)
+        self.record = TokenRows(limit, tokenizer)
         self._rank, self._processes, self._batch_size = rank, processes, batch_size
         self._length, self._batch = 0, 0
 
@@ -162,7 +162,7 @@ class EvaluationPairs:
             return
         rows = [row for part in gather(self.record.take()) for row in part]
         if self._rank == 0:
-            token_record.write(folder, step, rows)
+            tokens.write(folder, step, rows)
 
 
 def _plain(value: Any) -> Any:

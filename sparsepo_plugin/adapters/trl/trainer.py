@@ -27,6 +27,7 @@ from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.forward.runner import ModelOutput
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.forward.window import ResponseWindow, response_window
+from sparsepo_plugin.types import Split
 
 if TYPE_CHECKING:
 
@@ -136,7 +137,8 @@ class PreferenceMixin(_Upstream):
         self, result: StepResult, ids: Tensor, window: ResponseWindow, tokens: Tensor, *, training: bool
     ) -> None:
         """Add a batch to the metrics, every pair once, and stop where a loss is not finite."""
-        split, keep = "train", None
+        split: Split = "train"
+        keep = None
         if not training:
             split, indices = "eval", self._evaluation_pairs.next(len(result.output.losses))
             keep = self._evaluation_pairs.keep(indices)
@@ -187,7 +189,7 @@ class PreferenceMixin(_Upstream):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics since the last log, and write them to metrics.jsonl."""
-        split = "train" if self.model.training else "eval"
+        split: Split = "train" if self.model.training else "eval"
         for name, value in self._pair_log.write(split, self.state.global_step, logs).items():
             self._metrics[split][name] = [value]
         super().log(logs, start_time)

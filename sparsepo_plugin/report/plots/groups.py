@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.run_folder import reader as run_files
-from sparsepo_plugin.run_folder.run_log import METRICS_FILE
+from sparsepo_plugin.run_folder import configuration, histograms, metrics
 
 # What differs between runs of one configuration: the seed, and where a run writes and reports to.
 SEED = "train.seed"
@@ -62,11 +61,10 @@ def read_runs(names: list[str]) -> list[Run]:
     """
     runs: list[Run] = []
     for name in names:
-        folder = Path(name).parent if Path(name).name == METRICS_FILE else Path(name)
+        folder = Path(name).parent if Path(name).name == metrics.FILE else Path(name)
         if any(run.folder.resolve() == folder.resolve() for run in runs):
             raise UserError(f"run {folder}: got it twice, expected every run once; name it once")
-        configuration = run_files.configuration(folder)
-        runs.append(Run(folder, run_files.metrics(folder), run_files.histograms(folder), configuration))
+        runs.append(Run(folder, metrics.read(folder), histograms.read(folder), configuration.read(folder)))
     return runs
 
 
@@ -81,25 +79,25 @@ def group(runs: list[Run]) -> list[Group]:
     return [Group(label, members) for label, members in zip(_labels(groups), groups)]
 
 
-def identity(configuration: dict[str, Any]) -> dict[str, Any]:
+def identity(effective: dict[str, Any]) -> dict[str, Any]:
     """What of an effective configuration decides the result: all but places to write and report to."""
-    return {key: value for key, value in configuration.items() if not key.startswith(_PLACES)}
+    return {key: value for key, value in effective.items() if not key.startswith(_PLACES)}
 
 
 def _labels(groups: list[list[Run]]) -> list[str]:
     """What tells the groups apart, in as few words as that takes; folder names where it takes too many."""
     configurations = [identity(members[0].configuration) for members in groups]
-    keys = dict.fromkeys(key for configuration in configurations for key in configuration)
+    keys = dict.fromkeys(key for settings in configurations for key in settings)
     different = [key for key in keys if key != SEED and _differs(key, configurations)]
     different.sort(key=lambda key: (key != "loss", key != "model.beta", key))
     # Options of a loss differ trivially from those of another loss, which has none of them.
-    losses = {configuration.get("loss") for configuration in configurations}
+    losses = {settings.get("loss") for settings in configurations}
     if len(losses) > 1:
         different = [key for key in different if not _only_of(key, configurations)]
     names = [members[0].folder.name for members in groups]
     usable = 0 < len(different) <= _DIFFERENCES_SHOWN and all(configurations)
     if usable:
-        described = [_describe(configuration, different) for configuration in configurations]
+        described = [_describe(settings, different) for settings in configurations]
         if len(set(described)) == len(groups):
             names = described
     return [_count(name, members) for name, members in zip(names, groups)]
@@ -115,10 +113,10 @@ def _only_of(key: str, configurations: list[dict[str, Any]]) -> bool:
     return belongs and len(holders) < len(configurations) and not _differs(key, holders)
 
 
-def _describe(configuration: dict[str, Any], keys: list[str]) -> str:
+def _describe(settings: dict[str, Any], keys: list[str]) -> str:
     words = []
     for key in keys:
-        value = configuration.get(key)
+        value = settings.get(key)
         if value is not None:
             words.append(str(value) if key == "loss" else f"{key.split('.')[-1]} {value}")
     return ", ".join(words)

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsepo_plugin import files as own_files
+from sparsepo_plugin import files
 from sparsepo_plugin.errors import UserError
 
 # Okabe and Ito's palette without the yellow, which a white page swallows. Markers repeat the distinction.
@@ -90,13 +90,13 @@ def check(folder: Path, names: list[str]) -> None:
     """Refuse a folder in which a figure would replace somebody else's file.
 
     Raises:
-      UserError: as own_files.check.
+      UserError: as files.check.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: got a file, expected a folder for PNG and SVG files; choose another name")
     for name in names:
         for path in targets(folder, name):
-            own_files.check(path, MARK.encode())
+            files.check(path, MARK.encode())
 
 
 def save(made: Any, folder: Path, name: str) -> list[Path]:
@@ -107,5 +107,5 @@ def save(made: Any, folder: Path, name: str) -> list[Path]:
         marked = {"Software": MARK} if path.suffix == ".png" else {"Creator": MARK, "Date": None}
         with matplotlib.rc_context(_SETTINGS):
             made.savefig(content, format=path.suffix[1:], metadata=marked)
-        own_files.write(path, content.getvalue(), MARK.encode())
+        files.write(path, content.getvalue(), MARK.encode())
     return targets(folder, name)

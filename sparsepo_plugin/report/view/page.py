@@ -15,11 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin import __version__
-from sparsepo_plugin import files as own_files
+from sparsepo_plugin import __version__, files
 from sparsepo_plugin.report.view import colours, summary, text
-from sparsepo_plugin.run_folder import reader as run_files
-from sparsepo_plugin.run_folder.token_reader import Pair, Record, Response, locate, read
+from sparsepo_plugin.run_folder import configuration
+from sparsepo_plugin.run_folder.tokens import Pair, Record, Response, locate, read
 
 MARK = b'<meta name="generator" content="sparsepo view">'
 _PROGRAM = ("scale.js", "responses.js", "pairs.js", "vocabulary.js", "start.js")
@@ -37,19 +36,19 @@ def view(record: str, output: str) -> None:
       UserError: the record cannot be read, or the output is not ours to write.
     """
     source, target = locate(Path(record)), Path(output)
-    own_files.check(target, MARK)
+    files.check(target, MARK)
     content = read(source)
-    page = build(content, run_files.configuration(source.parent), str(source))
-    own_files.write(target, page.encode(), MARK)
+    page = build(content, configuration.read(source.parent), str(source))
+    files.write(target, page.encode(), MARK)
     print(f"{target}: {len(content.pairs)} pairs after step {content.step}; open it in a browser")
 
 
-def build(record: Record, configuration: dict[str, Any], source: str) -> str:
+def build(record: Record, settings: dict[str, Any], source: str) -> str:
     """The page as text.
 
     Args:
       record: what to show.
-      configuration: the run's effective configuration, for the heading; may be empty.
+      settings: the run's effective configuration, for the heading; may be empty.
       source: name of the record, for the heading.
     """
     assets = resources.files("sparsepo_plugin.report.view") / "assets"
@@ -60,7 +59,7 @@ def build(record: Record, configuration: dict[str, Any], source: str) -> str:
         "POLICY": f"default-src 'none'; script-src {_hash(program)}; style-src {_hash(style)}",
         "STYLE": style,
         "PROGRAM": program,
-        "DATA": embedded(_payload(record, configuration, source)),
+        "DATA": embedded(_payload(record, settings, source)),
     }
     template = (assets / "page.html").read_text(encoding="utf-8")
     # One pass, so that nothing inside an inserted part is taken for a place.
@@ -77,7 +76,7 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _payload(record: Record, configuration: dict[str, Any], source: str) -> dict[str, Any]:
+def _payload(record: Record, settings: dict[str, Any], source: str) -> dict[str, Any]:
     tops = {layer.key: summary.scale_top(record, layer) for layer in summary.LAYERS}
     words = summary.vocabulary(record)
     places = {(row["token_id"], row["text"]): place for place, row in enumerate(words)}
@@ -86,8 +85,8 @@ def _payload(record: Record, configuration: dict[str, Any], source: str) -> dict
         "source": source,
         "version": __version__,
         "step": record.step,
-        "loss": configuration.get("loss"),
-        "beta": configuration.get("model.beta"),
+        "loss": settings.get("loss"),
+        "beta": settings.get("model.beta"),
         "steps": [colours.STEPS, colours.SIGNED_STEPS],
         "layers": [{**layer._asdict(), "top": _short(tops[layer.key])} for layer in summary.LAYERS],
         "words": [{key: _short(value) for key, value in row.items()} for row in shown],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from sparsepo_plugin.run_folder.token_reader import Pair, Record, Response, Values
+from sparsepo_plugin.run_folder.tokens import Pair, Record, Response, Values
 
 
 class Layer(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from sparsepo_plugin.run_folder.token_reader import Response
+from sparsepo_plugin.run_folder.tokens import Response
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _NO_CHARACTER = "\ufffd"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsepo_plugin import registry
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.files import write_text
 from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
 
 

@@ -1,15 +1,27 @@
-"""Read a token record strictly: every line is checked before a page is made of it."""
+"""tokens.jsonl: what the masks did in an evaluation, token by token; written here, and read strictly.
+
+One line per response: ``schema_version``, ``step``, ``pair`` (index in the evaluation data), ``side``
+("chosen" or "rejected"), ``prompt`` (text), and lists with one entry per response token: ``tokens`` (text),
+``token_ids``, ``reward_mask``, ``kl_mask`` (null without a KL term), ``log_ratio`` and ``token_kl`` (nats;
+null without a reference); and ``joined``: [start, end, text] of tokens that are characters only together, and
+``spaced``: places of tokens that follow a space which their own text lacks.
+Lines are sorted by pair, chosen first.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.run_folder.reader import json_lines
-from sparsepo_plugin.run_folder.token_record import FILE, SCHEMA_VERSION
+from sparsepo_plugin.files import write_text
+from sparsepo_plugin.run_folder import histograms
+from sparsepo_plugin.run_folder.lines import json_lines
 
+FILE = "tokens.jsonl"
+SCHEMA_VERSION = 1
 MEASURED = ("reward_mask", "kl_mask", "log_ratio", "token_kl")
 _REMEDY = "record it again with --LOSS.record N"
 Values = list[float | None]
@@ -47,6 +59,18 @@ class Record(NamedTuple):
 
     step: int
     pairs: list[Pair]
+
+
+def write(folder: Path, step: int, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of all processes, atomically; an earlier evaluation's record is replaced.
+
+    A pair seen twice, because it pads the evaluation data to the number of processes, is written once.
+    """
+    unique = {(row["pair"], row["side"]): row for row in rows}
+    head = {"schema_version": SCHEMA_VERSION, "step": step}
+    written = (json.dumps({**head, **unique[key]}, ensure_ascii=False) for key in sorted(unique))
+    write_text(folder / FILE, "".join(line + "\n" for line in written))
+    histograms.append(folder, head, list(unique.values()))
 
 
 def locate(path: Path) -> Path:

@@ -1,36 +1,19 @@
-"""Token-level record of evaluation pairs: what the masks did, token by token, as JSON lines.
-
-One line per response: ``schema_version``, ``step``, ``pair`` (index in the evaluation data), ``side``
-("chosen" or "rejected"), ``prompt`` (text), and lists with one entry per response token: ``tokens`` (text),
-``token_ids``, ``reward_mask``, ``kl_mask`` (null without a KL term), ``log_ratio`` and ``token_kl`` (nats;
-null without a reference); and ``joined``: [start, end, text] of tokens that are characters only together, and
-``spaced``: places of tokens that follow a space which their own text lacks.
-Lines are sorted by pair, chosen first. Beside it, ``mask_histograms.jsonl``: one line per evaluation.
-"""
+"""Rows of tokens.jsonl from the tensors of an evaluation."""
 
 from __future__ import annotations
 
-import bisect
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sparsepo_plugin.checkpoint import write_text
 from sparsepo_plugin.types import Masks, TokenStats
 
-FILE = "tokens.jsonl"
-HISTOGRAMS_FILE = "mask_histograms.jsonl"
-SCHEMA_VERSION = 1
-# Edges of the histogram's bins: eight a decade. Values below the first or from the last on are counted too.
-EDGES = tuple(round(10 ** (exponent / 8), 9) for exponent in range(-24, 9))
 # Decoding a byte that is no character alone gives this; no character takes more tokens than the limit.
 _NO_CHARACTER, _LONGEST = "\ufffd", 16
 
 
-class TokenRecord:
+class TokenRows:
     """Collects the pairs of one evaluation on one process.
 
     Args:
@@ -117,36 +100,3 @@ class TokenRecord:
         """Return what was kept and forget it."""
         rows, self.rows = self.rows, []
         return rows
-
-
-def write(folder: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of all processes, atomically; an earlier evaluation's record is replaced.
-
-    A pair seen twice, because it pads the evaluation data to the number of processes, is written once.
-    """
-    unique = {(row["pair"], row["side"]): row for row in rows}
-    head = {"schema_version": SCHEMA_VERSION, "step": step}
-    lines = (json.dumps({**head, **unique[key]}, ensure_ascii=False) for key in sorted(unique))
-    write_text(folder / FILE, "".join(line + "\n" for line in lines))
-    masks = {name: _histogram([row[name] for row in unique.values()]) for name in ("reward_mask", "kl_mask")}
-    with open(folder / HISTOGRAMS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps({**head, "edges": EDGES, **masks}) + "\n")
-
-
-def forget(folder: Path) -> None:
-    """Remove what an earlier run recorded into the folder."""
-    for name in (FILE, HISTOGRAMS_FILE):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _histogram(rows: list[list[float] | None]) -> dict[str, Any] | None:
-    """Count values that are exactly 0, and the others below the first edge, in every bin, above the last."""
-    if not rows or rows[0] is None:
-        return None
-    counts, zeros = [0] * (len(EDGES) + 1), 0
-    for value in (value for row in rows for value in row or ()):
-        if value == 0:
-            zeros += 1
-        else:
-            counts[bisect.bisect_right(EDGES, value)] += 1
-    return {"zeros": zeros, "counts": counts}

@@ -1,0 +1,158 @@
+"""``sparsepo train | validate | export | ls | demo | view | plot | sweep``.
+
+A command imports what it runs when it runs, so that each starts fast and needs no package of another's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsepo_plugin import __version__
+from sparsepo_plugin.cli import losses
+from sparsepo_plugin.errors import UserError, guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (2: bad input, 1: the run failed)."""
+    parser = argparse.ArgumentParser(
+        prog="sparsepo", description="SparsePO: learned weights for every token."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_training(commands)
+    _add_reports(commands)
+    known, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    if known.command in ("train", "validate"):
+        known.rest = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    codes: list[int] = []
+    return guarded(lambda: codes.append(known.run(known) or 0)) or codes[0]
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[Namespace], int | None], text: str, *, own_help: bool = True
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, add_help=own_help)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_training(commands: Any) -> None:
+    train = _add(commands, "train", _train, "train; takes --config FILE and OpenRLHF's flags", own_help=False)
+    train.add_argument("--processes", type=int, default=1, help="processes on this machine (torchrun)")
+    train.add_argument(
+        "--smoke", metavar="DIR", help="try the configuration on a tiny model and generated data"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    text = "check a configuration; loads no model, writes nothing"
+    _add(commands, "validate", _validate, text, own_help=False)
+    export = _add(commands, "export", _export, "turn a DeepSpeed checkpoint into a Hugging Face folder")
+    export.add_argument("--checkpoint", type=Path, required=True, help="--ckpt.path of a run, or one of it")
+    export.add_argument("--out", type=Path, required=True, help="new folder")
+    export.add_argument("--merge", action="store_true", help="merge a LoRA adapter into its base")
+    sweep = _add(commands, "sweep", _sweep, "train a grid of losses, betas, options and seeds; resumable")
+    sweep.add_argument(
+        "--grid", metavar="FILE", required=True, help="YAML: base, losses, betas, options, seeds"
+    )
+    sweep.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for runs, tables, plots")
+    demo = _add(commands, "demo", _demo, "train a tiny model on generated data with planted tokens")
+    demo.add_argument("--out", default="runs/demo", help="output folder")
+    demo.add_argument("--seed", type=int, default=0)
+
+
+def _add_reports(commands: Any) -> None:
+    ls = _add(commands, "ls", _list, "list losses with needs and options")
+    ls.add_argument(
+        "--sites", metavar="MODEL", help="list where MaPO records this model's activations instead"
+    )
+    ls.add_argument(
+        "--readme", type=Path, nargs="+", help="rewrite the tables between these files' markers instead"
+    )
+    view = _add(commands, "view", _view, "write a page that shows a token record")
+    view.add_argument("record", metavar="RECORD", help="tokens.jsonl, or the folder of a run that has one")
+    view.add_argument("-o", "--output", metavar="FILE", required=True, help="the HTML page to write")
+    plot = _add(commands, "plot", _plot, "plot trainings over each other, seeds as bands")
+    plot.add_argument("runs", metavar="RUN", nargs="+", help="output folder of a training")
+    plot.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the PNG and SVG files")
+
+
+def _train(known: Namespace) -> int:
+    from sparsepo_plugin import train_dpo
+
+    argv, processes = [*known.rest, *(["--ckpt.load_enable"] if known.resume else [])], known.processes
+    if known.smoke:
+        from sparsepo_plugin.demo.smoke import smoke_flags
+
+        argv += smoke_flags(known.smoke)
+    if processes > 1 and "--ray" in argv:
+        raise UserError("--processes with --ray: expected --ray.gpus_per_node instead")
+    if processes == 1:
+        return train_dpo.main(argv)
+    if processes < 1:
+        raise UserError(f"--processes: got {processes}, expected a number >= 1")
+    # Checked here first: a launcher turns every exit code of its processes into 1.
+    from sparsepo_plugin.adapters.openrlhf import flags, preflight
+
+    preflight.check(flags.parse(argv), processes)
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, "-m", *launcher, "-m", "sparsepo_plugin.train_dpo", *argv]
+    return subprocess.run(command, check=False).returncode
+
+
+def _validate(known: Namespace) -> None:
+    from sparsepo_plugin.adapters.openrlhf import flags, preflight, validation
+
+    parsed = flags.parse(known.rest)
+    examined = preflight.examine(parsed, processes=1)
+    print("\n".join(validation.describe(examined, parsed.arguments, processes=1)))
+    loss = examined.objective
+    print("valid: " + ("upstream's own loss" if loss is None else f"loss {loss.loss.name}, {loss.options}"))
+
+
+def _export(known: Namespace) -> None:
+    from sparsepo_plugin.adapters.openrlhf.export import export
+
+    print(export(known.checkpoint, known.out, merge=known.merge))
+
+
+def _sweep(known: Namespace) -> None:
+    from sparsepo_plugin.sweep.run import sweep
+
+    sweep(known.grid, known.output)
+
+
+def _demo(known: Namespace) -> None:
+    from sparsepo_plugin.demo import run
+
+    run.demo(known.out, known.seed)
+
+
+def _list(known: Namespace) -> None:
+    if known.sites:
+        from sparsepo_plugin.cli.sites import describe_sites
+
+        print(describe_sites(known.sites))
+    elif known.readme:
+        for document in known.readme:
+            losses.rewrite(document)
+    else:
+        print(losses.as_text())
+
+
+def _view(known: Namespace) -> None:
+    from sparsepo_plugin.report.view.page import view
+
+    view(known.record, known.output)
+
+
+def _plot(known: Namespace) -> None:
+    from sparsepo_plugin.report.plots.training import plot
+
+    plot(known.runs, known.output)

@@ -1,0 +1,33 @@
+"""The two statistics that the demo's report quotes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """P(score of a true item > score of a false one), ties one half; nan if either class is empty."""
+    if len(scores) != len(labels):
+        raise ValueError(f"auc: got {len(scores)} scores for {len(labels)} labels; pass one score per label.")
+    truth = np.asarray(labels, dtype=bool)
+    _, inverse, counts = np.unique(np.asarray(scores, dtype=float), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if not positives or not negatives:
+        return math.nan
+    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share in [0, 1] of ``count`` pairs; 95 % by default.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+    """
+    spread = z * z / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = (z / (1 + spread)) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
