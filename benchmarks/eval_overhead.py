@@ -102,7 +102,7 @@ def bare_job(args, model, out):
 def differences(out, bare):
     """Largest absolute difference of task scores, and number of items whose metrics or answers differ."""
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    scores = [s for s in result["scores"] if not s["task"].startswith("group:")]
+    scores = [s for s in result["scores"] if not s["is_group"]]
     worst = max(abs(s["value"] - bare["results"][s["task"]][s["metric"]]) for s in scores)
     theirs = {}
     for task, samples in bare["samples"].items():

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from eval_harness.gate.decide import judge
-from eval_harness.run.folder import write_text
+from eval_harness.files.writing import write_text
+from eval_harness.gate.decide import verdict_of
 from eval_harness.stats.multiple import holm
 from eval_harness.stats.paired import paired
 from eval_harness.stats.power import keep_power
@@ -88,7 +88,7 @@ def experiment(case, drop, rng):
 def rates(case, drop, reps, rng):
     """Share of REGRESSED and of KEPT, mean design effect and mean discordance."""
     found = [experiment(case, drop, rng) for _ in range(reps)]
-    verdicts = [judge(f, f.p, case.margin, ALPHA) for f in found]
+    verdicts = [verdict_of(f, f.p, case.margin, ALPHA) for f in found]
     means = [float(np.mean([getattr(f, name) for f in found])) for name in ("design_effect", "variance")]
     return verdicts.count("REGRESSED") / reps, verdicts.count("KEPT") / reps, *means
 
@@ -125,8 +125,10 @@ def family(reps, rng):
     for _ in range(reps):
         found = [(case, experiment(case, 0.0, rng)) for case in BINARY[:5] + CLUSTERED[:1]]
         adjusted = holm([f.p for _, f in found])
-        any_holm += any(judge(f, p, c.margin, ALPHA) == "REGRESSED" for (c, f), p in zip(found, adjusted))
-        any_plain += any(judge(f, f.p, c.margin, ALPHA) == "REGRESSED" for c, f in found)
+        any_holm += any(
+            verdict_of(f, p, c.margin, ALPHA) == "REGRESSED" for (c, f), p in zip(found, adjusted)
+        )
+        any_plain += any(verdict_of(f, f.p, c.margin, ALPHA) == "REGRESSED" for c, f in found)
     return any_holm / reps, any_plain / reps
 
 

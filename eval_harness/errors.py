@@ -1,5 +1,8 @@
 """The one error a user sees: what is wrong, what was got, what was expected, what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake in the input that the user can repair; printed as one line, exit code 2, no traceback."""
@@ -25,3 +28,10 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     """Shorten an upstream exception to `Type: first line` for use as a `got` value."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}"[:limit]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Near matches of a misspelt name first, else the first known names: the `expected` of a message."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    return ("did you mean " + ", ".join(close) + "?") if close else "one of " + ", ".join(names[:8])

@@ -1,47 +1,62 @@
-"""The nouns of the harness: frozen, JSON round trip, versioned schema."""
+"""The nouns of the harness: frozen dataclasses whose fields are the file format, written and read as JSON."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 1
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+SCHEMA_VERSION = 2
+# Settings of every suite that change what is asked; the others may move the last bits of a logit.
+ASKED = ("generation", "chat_template", "multiturn", "limit_context", "allow_truncation")
+# Written by lm-eval where an endpoint returned no content.
+NO_ANSWER = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
+STRICT_KEYS = ConfigDict(extra="forbid")
 
 T = TypeVar("T")
 
 
-def build(cls: type[T], data: dict[str, Any]) -> T:
-    """Build a dataclass from a JSON object.
+@functools.cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def parse(cls: type[T], data: object) -> T:
+    """Build a dataclass from a JSON object, the inverse of `dataclasses.asdict`.
 
     Raises:
-      ValueError: an unknown or missing key, named.
+      ValueError: an unknown or missing key or a value of another type, named.
     """
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(data) - known):
-        raise ValueError(f"{cls.__name__}: unknown keys {unknown}, known {sorted(known)}")
     try:
-        return cls(**data)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from error
+        built: T = _adapter(cls).validate_python(data)
+        return built
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([cls.__name__, *map(str, first["loc"])])
+        raise ValueError(f"{where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one task or group.
+    """One metric of one task, or with `is_group` of a group of tasks.
 
-    `value` is in the metric's own unit ([0, 1] for accuracies); `normalised` is the leaderboard's 0-100
-    scale, clipped at 0 below chance, and None where no normalisation is defined. `stderr` is lm-eval's
-    standard error of
-    the mean over `n` items, None where lm-eval gives none. `metric` carries the filter:
-    `exact_match,strict-match`. `low` and `high` are the ends of a two-sided 95 % interval where the suite
-    gives one.
+    `value` is in the metric's own unit ([0, 1] for accuracies). `main` marks the metrics that a comparison
+    looks at where no gates file names one; the others describe. `normalised` is the leaderboard's 0-100
+    scale, clipped at 0 below chance, and None where no normalisation is defined. `stderr` is the standard
+    error of the mean over `n` items, None where the suite gives none; `low` and `high` are the ends of a
+    two-sided 95 % interval. `metric` carries lm-eval's filter: `exact_match,strict-match`.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     task: str
     metric: str
     value: float
     stderr: float | None
     n: int
     higher_is_better: bool = True
+    main: bool = False
+    is_group: bool = False
     normalised: float | None = None
     version: str = ""
     shots: int = 0
@@ -50,14 +65,12 @@ class Score:
     low: float | None = None
     high: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        return {**dataclasses.asdict(self), "notes": list(self.notes)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Score":
-        """Invert `to_json`."""
-        return build(cls, {**data, "notes": tuple(data.get("notes", ()))})
+    @property
+    def at_floor(self) -> bool:
+        """Whether it cannot get worse: at or below chance, or at the worst end of [0, 1]."""
+        if self.normalised is not None:
+            return self.normalised == 0.0
+        return self.value == (0.0 if self.higher_is_better else 1.0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class ItemRecord:
     metric to the [document sentence, summary sentence, score] that speak most against the answer.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     task: str
     doc_id: int
     prompt_hash: str
@@ -83,15 +97,6 @@ class ItemRecord:
     choices: list[str] = field(default_factory=list)
     evidence: dict[str, list[Any]] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "ItemRecord":
-        """Invert `to_json`."""
-        return build(cls, data)
-
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -100,6 +105,7 @@ class ModelIdentity:
     For an endpoint the weights are out of reach: `weights` is then the hash of its address and `--model-id`.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     kind: str
     label: str
     weights: str
@@ -107,25 +113,19 @@ class ModelIdentity:
     chat_template: str | None = None
     adapter: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "ModelIdentity":
-        """Invert `to_json`."""
-        return build(cls, data)
-
 
 @dataclass(frozen=True)
 class SuiteResult:
     """One suite, one model: what was measured, on what, with what.
 
     `key` is the content key of the whole run: equal keys mean the same model, prompts and settings. `counts`
-    holds `items`, `requests`, `reused` (answers found in the store) and `computed` (answers asked of the
-    model). `facts` are (name, text) pairs that a report shows beside the gates.
+    holds `items`, `requests`, `reused` (answers read from the store) and `computed` (answers asked of the
+    model). `facts` are (name, text) pairs that a report shows beside the gates. `asked` names the settings
+    in which two runs must agree to be compared. `max_unjudged` is the share of items without a judgement
+    above which nothing is decided, None where every item must have a value.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     suite: str
     preset: str
     preset_version: int
@@ -142,38 +142,18 @@ class SuiteResult:
     started: str = ""
     seconds: float = 0.0
     facts: tuple[tuple[str, str], ...] = ()
-    schema_version: int = field(default=SCHEMA_VERSION)
+    asked: tuple[str, ...] = ASKED
+    max_unjudged: float | None = None
+    schema_version: int = SCHEMA_VERSION
 
-    def score(self, task: str, metric: str) -> Score:
+    def score(self, task: str, metric: str, *, is_group: bool = False) -> Score:
         """Return one score; KeyError names what there is."""
         for score in self.scores:
-            if (score.task, score.metric) == (task, metric):
+            if (score.task, score.metric, score.is_group) == (task, metric, is_group):
                 return score
         raise KeyError(f"{task} {metric}: not among {[(s.task, s.metric) for s in self.scores]}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain.update(
-            model=self.model.to_json(),
-            scores=[s.to_json() for s in self.scores],
-            notes=list(self.notes),
-            facts=[list(fact) for fact in self.facts],
-        )
-        return plain
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "SuiteResult":
-        """Invert `to_json`.
-
-        Raises:
-          ValueError: another schema version, unknown or missing keys.
-        """
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"schema_version: got {data.get('schema_version')}, expected {SCHEMA_VERSION}")
-        plain = dict(data)
-        plain["model"] = ModelIdentity.from_json(plain.get("model", {}))
-        plain["scores"] = tuple(Score.from_json(s) for s in plain.get("scores", ()))
-        plain["notes"] = tuple(plain.get("notes", ()))
-        plain["facts"] = tuple((name, text) for name, text in plain.get("facts", ()))
-        return build(cls, plain)
+def plain(result: Any) -> dict[str, Any]:
+    """A dataclass as a JSON-ready object, the inverse of `parse`."""
+    return dataclasses.asdict(result)

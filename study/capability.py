@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from eval_harness.reasoning.preset import load_preset
+from eval_harness.run.runner import load_suite_preset
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.files import write_text
 from study.domain import DOMAINS, grouped
@@ -95,7 +95,7 @@ def _tasks(root: Path, work: Path) -> list[str]:
     """Task data, with the data folder filled into the harness's mapping; and the tasks."""
     text = MAPPING.read_text(encoding="utf-8").replace("@ROOT@", str((root / "eval").resolve()))
     write_text(work / "mapping.yaml", text)
-    tasks = [task for task in load_preset("quick").tasks() if task != LEFT_OUT]
+    tasks = [task for task in load_suite_preset("reasoning", "quick").tasks() if task != LEFT_OUT]
     return ["--data", str(work / "mapping.yaml"), "--tasks", ",".join(tasks)]
 
 

@@ -1,4 +1,4 @@
-"""The command line: eval-harness run | compare | gate | report | validate | ls | meta."""
+"""The command line: a module per family of commands, and the parser that joins them."""
 
 from eval_harness.cli.app import main
 

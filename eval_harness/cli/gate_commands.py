@@ -2,13 +2,11 @@
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval_harness.cli.say import say
 from eval_harness.errors import UserError
-from eval_harness.types import SuiteResult
 
 if TYPE_CHECKING:  # scipy is imported only by the commands that compute
     from eval_harness.gate.verdicts import Decision
@@ -24,18 +22,21 @@ def add_parsers(commands: Any) -> None:
     compare.add_argument("--gates", help="gates file or shipped name; default every task by itself")
     compare.add_argument("--json", action="store_true", help="print the whole comparison as JSON")
     _add_levels(compare)
+    compare.set_defaults(call=_compare)
     gate = commands.add_parser("gate", help=GATE_HELP)
     gate.add_argument("run", metavar="RUN", type=Path, help="the candidate's run folder")
     gate.add_argument("--baseline", type=Path, help="the baseline's run folder; default RUN/baseline")
     gate.add_argument("--gates", required=True, help="gates file (.yaml) or shipped name")
     gate.add_argument("--undecided", choices=("exit", "pass", "fail"), default="exit", help=_UNDECIDED)
     gate.add_argument("--report", type=Path, help="folder of the reports; default RUN/report")
+    gate.set_defaults(call=_gate)
     report = commands.add_parser("report", help="write RUN's report: HTML, Markdown, JUnit XML, JSON")
     report.add_argument("run", metavar="RUN", type=Path, help="a run folder, after `gate` or with --baseline")
     report.add_argument("--baseline", type=Path, help="compare anew with this run; default RUN/baseline")
     report.add_argument("--gates", help="gates file or shipped name; default every task by itself")
     report.add_argument("--out", type=Path, help="default RUN/report")
     _add_levels(report)
+    report.set_defaults(call=_report)
 
 
 _UNDECIDED = "what UNDECIDED means: exit code 3 (default), pass (0) or fail (1)"
@@ -53,16 +54,16 @@ def add_power(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-low-power", action="store_true", help="accept gates with power below 0.8")
 
 
-def compare(args: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     """Print a comparison. Differences are no verdict: the exit code is 0 whatever they are."""
     from eval_harness.gate.reports.wording import table
 
     decision = _decision(args)
-    _say(json.dumps(decision.to_json(), indent=1) if args.json else table(decision))
+    say(json.dumps(decision.to_json(), indent=1) if args.json else table(decision))
     return 0
 
 
-def gate(args: argparse.Namespace) -> int:
+def _gate(args: argparse.Namespace) -> int:
     """Decide, write the reports, print the verdict; return its exit code."""
     from eval_harness.gate.reports.files import discard_reports, write_reports
     from eval_harness.gate.reports.wording import table
@@ -71,11 +72,11 @@ def gate(args: argparse.Namespace) -> int:
     discard_reports(folder)
     decision = _decision(args)
     page = write_reports(folder, decision)
-    _say(f"{table(decision)}\nreport: {page}")
+    say(f"{table(decision)}\nreport: {page}")
     return decision.exit_code
 
 
-def report(args: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> int:
     """Write the reports of the last `gate`, or of a new comparison; the exit code is 0 whatever they say."""
     from eval_harness.gate.reports.files import read_decision, write_reports
     from eval_harness.run.folder import read_result
@@ -91,21 +92,12 @@ def report(args: argparse.Namespace) -> int:
             remedy="eval-harness gate RUN --baseline RUN --gates FILE",
         )
     decision = stored if stored is not None else _decision(args)
-    _say(f"{decision.verdict}  report: {write_reports(folder, decision)}")
+    say(f"{decision.verdict}  report: {write_reports(folder, decision)}")
     return 0
 
 
-def _say(text: str) -> None:
-    """Print; a reader that has gone away (`| head`) changes no verdict and no exit code."""
-    try:
-        print(text.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
-    except BrokenPipeError:
-        # Python flushes once more when it exits; source: the note on SIGPIPE in the signal module's page.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _decision(args: argparse.Namespace) -> "Decision":
-    from eval_harness.gate.compare import Run
+    from eval_harness.gate.compare import FinishedRun
     from eval_harness.gate.decide import decide
     from eval_harness.gate.gates import ALPHA, MARGIN, default_gates, load_gates
     from eval_harness.run.folder import read_items, read_result
@@ -113,14 +105,15 @@ def _decision(args: argparse.Namespace) -> "Decision":
     if args.gates and (getattr(args, "margin", None) is not None or getattr(args, "alpha", None) is not None):
         raise UserError("--margin and --alpha", got="--gates too", expected="one of the two ways")
     gates = load_gates(args.gates) if args.gates else None
-    folders = {"candidate": args.run, "baseline": args.baseline or args.run / "baseline"}
-    results: dict[str, SuiteResult] = {name: read_result(folder) for name, folder in folders.items()}
-    runs = {name: Run(name, results[name], read_items(folder)) for name, folder in folders.items()}
+    other = args.baseline or args.run / "baseline"
+    results = read_result(args.run), read_result(other)
+    candidate = FinishedRun("candidate", results[0], read_items(args.run))
+    baseline = FinishedRun("baseline", results[1], read_items(other))
     if gates is None:
         margin = MARGIN if args.margin is None else args.margin
         alpha = ALPHA if args.alpha is None else args.alpha
-        gates = default_gates(results["baseline"], margin, alpha)
-    return decide(runs["candidate"], runs["baseline"], gates, getattr(args, "undecided", "exit"))
+        gates = default_gates(baseline.result, margin, alpha)
+    return decide(candidate, baseline, gates, getattr(args, "undecided", "exit"))
 
 
 def validate_gates(args: argparse.Namespace) -> list[str]:
@@ -130,5 +123,5 @@ def validate_gates(args: argparse.Namespace) -> list[str]:
 
     counts = None
     if args.run is not None:
-        counts = {s.task: s.n for s in read_result(args.run).scores if not s.task.startswith("group:")}
+        counts = {s.task: s.n for s in read_result(args.run).scores if not s.is_group}
     return check_power(load_gates(args.gates), counts, args.allow_low_power)

@@ -1,78 +1,45 @@
-"""Options and commands about judges: --judge and its kin, `agreement`, `ls --judges`."""
+"""eval-harness agreement, and what `ls --judges` prints."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from eval_harness.cli.values import pairs
+from eval_harness.cli.say import say
 from eval_harness.errors import UserError
-
-
-def _add_judge(sub: Any) -> None:
-    sub.add_argument("--judge", help="http, hf, reward, words, function, length, recorded, or a .yaml file")
-    sub.add_argument(
-        "--judge-set", action="append", default=[], metavar="KEY=VALUE", help="an option of the judge"
-    )
-    sub.add_argument("--judge-template", help="template by name or path; default the preset's")
-
-
-def add_judging(sub: argparse.ArgumentParser) -> None:
-    """Add the options of suites that ask a judge."""
-    group = sub.add_argument_group("win_rate")
-    _add_judge(group)
-    group.add_argument(
-        "--alpaca-official",
-        nargs="?",
-        const="weighted_alpaca_eval_gpt4_turbo",
-        metavar="ANNOTATOR",
-        help="also run the official alpaca-eval on the same texts, in an environment of its own",
-    )
-    group.add_argument("--prompts", type=Path, help="JSON or JSON Lines with the prompts")
-    group.add_argument("--prompt-key", help="key of the prompt in a row; default the preset's")
-    group.add_argument(
-        "--max-unjudged", type=float, help="share without judgement that is accepted; default the preset's"
-    )
-
-
-def options_from(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_judging`, as suites get them."""
-    return {
-        "judge": args.judge,
-        "judge_options": pairs(args.judge_set, "--judge-set"),
-        "template": args.judge_template,
-        "prompts": args.prompts,
-        "prompt_key": args.prompt_key,
-        "max_unjudged": args.max_unjudged,
-        "alpaca_official": args.alpaca_official,
-    }
+from eval_harness.files.configs import key_values
+from eval_harness.win_rate.options import add_judge_flags
 
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to argparse's subparsers."""
     sub = commands.add_parser("agreement", help="how far judges agree with people: agreement, kappa, bias")
-    _add_judge(sub)
+    add_judge_flags(sub)
     sub.add_argument(
         "--data", type=Path, action="append", required=True, help="JSON Lines: prompt, chosen, rejected"
     )
     sub.add_argument("--limit", type=int, help="at most this many pairs of each file")
     sub.add_argument("--cache", type=Path, help="judgements; default $EVAL_HARNESS_CACHE")
     sub.add_argument("--out", type=Path, help="also write the table: .md, .csv or .json")
+    sub.set_defaults(call=_agreement)
 
 
-def list_judges() -> None:
-    """Print judges with their options, and the shipped templates."""
+def judge_lines() -> list[str]:
+    """Judges with their options, and the shipped templates."""
+    import eval_harness.judges  # noqa: F401 - registers them
     from eval_harness.judges.registry import judge_names, judge_options
     from eval_harness.judges.templates import load_template, template_names
 
+    lines = []
     for name in judge_names():
         options = ", ".join(f"{key}={default}" for key, default in judge_options(name).items())
-        print(f"{name}  {options}")
-    for name in template_names():
-        template = load_template(name)
-        print(f"template {name} v{template.version}  {template.kind}  {', '.join(sorted(template.fields))}")
+        lines.append(f"{name}  {options}")
+    for template in map(load_template, template_names()):
+        fields = ", ".join(sorted(template.fields))
+        lines.append(f"template {template.name} v{template.version}  {template.kind}  {fields}")
+    return lines
 
 
-def agreement(args: argparse.Namespace) -> None:
+def _agreement(args: argparse.Namespace) -> int:
     """Judge human-labelled pairs and print how far judge and people agree, the longer text beside it."""
     from eval_harness.judges import build_judge, read_judge
     from eval_harness.models.answer_store import AnswerStore
@@ -85,7 +52,7 @@ def agreement(args: argparse.Namespace) -> None:
         raise UserError("--out", got=args.out.name, expected=".md, .csv or .json")
     judges = [build_judge("length", {})]
     if args.judge:
-        options = pairs(args.judge_set, "--judge-set")
+        options = key_values(args.judge_set, "--judge-set")
         judges.append(read_judge(args.judge, options, args.judge_template or "helpful"))
     files = [(path.name, read_pairs(path, args.limit)) for path in args.data]
     store = AnswerStore((args.cache or default_cache()) / "answers.sqlite")
@@ -93,6 +60,7 @@ def agreement(args: argparse.Namespace) -> None:
         rows = [measure(data, judge, store, name) for name, data in files for judge in judges]
     finally:
         store.close()
-    print(table(rows), end="")
+    say(table(rows).rstrip("\n"))
     if args.out is not None:
         write_table(args.out, rows)
+    return 0

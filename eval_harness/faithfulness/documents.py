@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval_harness.errors import UserError
-from eval_harness.faithfulness.human_labels import read_rows, text_field
+from eval_harness.faithfulness.human_labels import reference_of
+from eval_harness.files.rows import read_rows, text_field
 
 
 class Document(NamedTuple):
@@ -28,12 +29,11 @@ def read_documents(path: Path | None, limit: int | None) -> list[Document]:
             expected="--documents FILE",
             remedy="JSON Lines with the field document, optionally reference and id",
         )
-    found: dict[str, Document] = {}
+    documents: dict[str, Document] = {}
     for number, row in enumerate(read_rows(path), 1):
         where = f"{path.name}, row {number}"
-        text = text_field(row, "document", where)
+        text = text_field(row, "document", where, optional=True)
         if not text.strip():
             raise UserError(f"{where}: the document is empty", got=repr(text[:20]), expected="a text")
-        reference = text_field(row, "reference", where) if row.get("reference") is not None else None
-        found.setdefault(text, Document(text, reference, str(row.get("id", where))))
-    return list(found.values())[:limit]
+        documents.setdefault(text, Document(text, reference_of(row, where), str(row.get("id", where))))
+    return list(documents.values())[:limit]

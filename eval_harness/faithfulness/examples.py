@@ -1,13 +1,18 @@
 """The nouns of scoring: a document with its summaries, what was measured, and the sentences that show it."""
 
-import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from eval_harness.errors import UserError
+from eval_harness.faithfulness.text.sentences import split_sentences
+from eval_harness.faithfulness.text.words import nearest
+from eval_harness.files.configs import Config
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Against = Literal["reference", "document"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,13 @@ class Example:
     summaries: tuple[str, ...]
     reference: str | None = None
     name: str = ""
+
+    def other_text(self, against: Against) -> str:
+        """The text that a summary is compared with, by the option `against`."""
+        if against == "document":
+            return self.document
+        assert self.reference is not None  # checked_cases
+        return self.reference
 
 
 class Evidence(NamedTuple):
@@ -56,17 +68,6 @@ class ScoredExample:
     values: dict[str, tuple[float, ...]]
     evidence: tuple[tuple[Evidence, ...], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        proof = [[list(found) for found in own] for own in self.evidence]
-        return {"values": {name: list(row) for name, row in self.values.items()}, "evidence": proof}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "ScoredExample":
-        """Invert `to_json`."""
-        values = {name: tuple(row) for name, row in data["values"].items()}
-        return cls(values, tuple(tuple(Evidence(*found) for found in own) for own in data["evidence"]))
-
 
 @dataclass(frozen=True)
 class Device:
@@ -76,21 +77,24 @@ class Device:
     """
 
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     batch_tokens: int = 8192
     answers: Path | None = None
 
 
-@dataclass(frozen=True)
-class Scorer(ABC):
-    """A registered scorer: its fields are its options, its docstring's first line describes it."""
+class Scorer(Config, ABC):
+    """A registered scorer: its fields are its options, its docstring's first line describes it.
+
+    `paths` are the options that only say where something lies: its content is among `models()`.
+    """
 
     name: ClassVar[str] = ""
     metrics: ClassVar[tuple[Metric, ...]] = ()
     least_samples: ClassVar[int] = 1
-    run_on: Device = field(default=Device(), kw_only=True)
+    paths: ClassVar[frozenset[str]] = frozenset()
+    run_on: Device = Device()
 
-    def check(self) -> None:  # noqa: B027 - most scorers have nothing to check
+    def check(self) -> None:
         """Raise UserError for anything that would fail later: an option, a package, a model not at hand."""
 
     def models(self) -> dict[str, str]:
@@ -111,7 +115,7 @@ class Scorer(ABC):
 
     def options(self) -> dict[str, object]:
         """The options as given, without where it runs."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "run_on"}
+        return self.model_dump(exclude={"run_on"})
 
 
 def checked_cases(scorer: Scorer, cases: Sequence[Example]) -> Sequence[Example]:
@@ -147,6 +151,47 @@ def checked_cases(scorer: Scorer, cases: Sequence[Example]) -> Sequence[Example]
     return cases
 
 
-def worst_first(found: Sequence[Evidence], most: int = 3) -> tuple[Evidence, ...]:
+def worst_first(evidence: Sequence[Evidence], most: int = 3) -> tuple[Evidence, ...]:
     """The sentences with the lowest scores, in the order of the summary where equal."""
-    return tuple(sorted(found, key=lambda e: e.score)[:most])
+    return tuple(sorted(evidence, key=lambda e: e.score)[:most])
+
+
+def by_case(
+    cases: Sequence[Example], metric: str, values: Sequence[float], evidence: Sequence[tuple[Evidence, ...]]
+) -> list[ScoredExample]:
+    """Flat lists of numbers and evidence, one per summary and case after case, dealt back to their cases."""
+    scored, start = [], 0
+    for case in cases:
+        end = start + len(case.summaries)
+        scored.append(ScoredExample({metric: tuple(values[start:end])}, tuple(evidence[start:end])))
+        start = end
+    return scored
+
+
+def supported_share(
+    case: Example, metric: str, parts: Callable[[list[str]], Sequence[Sequence[bool]]]
+) -> ScoredExample:
+    """Score every summary of a case.
+
+    Args:
+      case: document and summaries.
+      metric: the metric's name.
+      parts: a summary's sentences -> per sentence, for each of its parts, whether the document supports it.
+
+    Returns:
+      Supported parts over parts per summary: 1 without any part, 0 for an empty summary, which is none.
+    """
+    document = split_sentences(case.document)
+    values, evidence = [], []
+    for summary in case.summaries:
+        sentences = split_sentences(summary)
+        supported = parts(sentences)
+        total, good = sum(map(len, supported)), sum(map(sum, supported))
+        values.append(0.0 if not sentences else good / total if total else 1.0)
+        bad = [
+            Evidence(nearest(sentence, document), sentence, sum(of_sentence) / len(of_sentence))
+            for sentence, of_sentence in zip(sentences, supported, strict=True)
+            if of_sentence and not all(of_sentence)
+        ]
+        evidence.append(worst_first(bad))
+    return ScoredExample({metric: tuple(values)}, tuple(evidence))

@@ -1,19 +1,17 @@
-"""Scorers by name: one file, one decorator; a scorer's dataclass fields are its options."""
+"""Scorers by name: one file, one decorator; a scorer's fields are its options."""
 
-import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from eval_harness.errors import UserError
+from eval_harness.errors import UserError, near
 from eval_harness.faithfulness.examples import Device, Scorer
+from eval_harness.files.configs import parse_config
 from eval_harness.models.identity import sha
-from eval_harness.run.registry import near
 
 S = TypeVar("S", bound=type[Scorer])
 _SCORERS: dict[str, type[Scorer]] = {}
-_WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def register_scorer(name: str) -> Callable[[S], S]:
@@ -36,18 +34,14 @@ def scorer_names() -> list[str]:
 
 def scorer_class(name: str) -> type[Scorer]:
     """Return the class; an unknown name raises UserError with near matches."""
-    known = scorer_names()
     if name not in _SCORERS:
         raise UserError(
-            "unknown scorer", got=name, expected=near(name, known), remedy="eval-harness ls --scorers"
+            "unknown scorer",
+            got=name,
+            expected=near(name, scorer_names()),
+            remedy="eval-harness ls --scorers",
         )
     return _SCORERS[name]
-
-
-def option_fields(cls: type[Scorer]) -> dict[str, tuple[Any, object]]:
-    """Option -> (type, default)."""
-    hints = get_type_hints(cls)
-    return {f.name: (hints[f.name], f.default) for f in dataclasses.fields(cls) if f.name != "run_on"}
 
 
 @dataclass(frozen=True)
@@ -58,26 +52,26 @@ class ScorerSpec:
     options: dict[str, Any]
 
 
-def build_scorer(wanted: ScorerSpec, run_on: Device) -> Scorer:
+def build_scorer(spec: ScorerSpec, run_on: Device) -> Scorer:
     """Build a scorer.
 
     Raises:
       UserError: an unknown scorer or option (near matches), a value of another type.
     """
-    cls = scorer_class(wanted.name)
-    fields = option_fields(cls)
-    for key, value in wanted.options.items():
-        if key not in fields:
-            raise UserError(
-                f"scorer {wanted.name}: unknown option",
-                got=key,
-                expected=near(key, sorted(fields)) if fields else "no options",
-            )
-        kind = fields[key][0]
-        fits = isinstance(value, int | float if kind is float else kind)
-        if not fits or (kind is not bool and isinstance(value, bool)):
-            raise UserError(f"scorer {wanted.name}: option {key}", got=value, expected=_WORDS[kind])
-    return cls(**wanted.options, run_on=run_on)
+    where = f"scorer {spec.name}, option"
+    return parse_config(scorer_class(spec.name), spec.options, where, run_on=run_on)
+
+
+def scorer_lines() -> Sequence[str]:
+    """Every scorer with its description, metrics and options with their defaults."""
+    lines = []
+    for name in scorer_names():
+        cls = scorer_class(name)
+        lines.append(f"{name}  {(cls.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  metrics  {', '.join(metric.name for metric in cls.metrics)}")
+        fields = cls.model_fields.items()
+        lines += [f"  option   {key}={field.default}" for key, field in fields if key != "run_on"]
+    return lines
 
 
 def digest(scorer: Scorer) -> str:
@@ -86,8 +80,7 @@ def digest(scorer: Scorer) -> str:
     Returns:
       The first 16 hex digits of a sha256.
     """
-    places = {"model", "weights", "url", "judge"}  # paths: their content is in models()
-    options = {k: v for k, v in scorer.options().items() if k not in places}
+    options = {key: value for key, value in scorer.options().items() if key not in scorer.paths}
     models = scorer.models()
     dtype = scorer.run_on.dtype if models else None
     text = json.dumps([scorer.name, options, models, dtype], sort_keys=True)

@@ -16,7 +16,7 @@ RAW, UNIT = "none", "unit"
 
 
 class Scored(NamedTuple):
-    """One scorer, its digest, and what it found: task -> one Graded per document."""
+    """One scorer, its digest, and its scores: task -> one entry per document."""
 
     scorer: Scorer
     digest: str
@@ -31,11 +31,11 @@ def gated_name(metric: Metric) -> str:
 def _values(metric: Metric, graded: ScoredExample) -> dict[str, Any]:
     """Numbers of one metric under the names that items carry; a list where there is one per summary."""
     raw = [float(value) for value in graded.values[metric.name]]
-    found: dict[str, Any] = {f"{metric.name},{RAW}": raw if metric.per_summary else raw[0]}
+    named: dict[str, Any] = {f"{metric.name},{RAW}": raw if metric.per_summary else raw[0]}
     if metric.low < 0:
         unit = [min(1.0, max(0.0, (value + 1) / 2)) for value in raw]
-        found[gated_name(metric)] = unit if metric.per_summary else unit[0]
-    return found
+        named[gated_name(metric)] = unit if metric.per_summary else unit[0]
+    return named
 
 
 def item_records(
@@ -47,22 +47,22 @@ def item_records(
       task: its name.
       cases: in document order.
       prompts: of the same documents.
-      scored: every scorer's findings.
+      scored: what every scorer said.
     """
     records = []
-    for place, (case, prompt) in enumerate(zip(cases, prompts, strict=True)):
+    for number, (case, prompt) in enumerate(zip(cases, prompts, strict=True)):
         metrics: dict[str, Any] = {}
         evidence: dict[str, list[Any]] = {}
         for scorer, _, graded in scored:
-            own = graded[task][place]
+            example = graded[task][number]
             for metric in scorer.metrics:
-                metrics |= _values(metric, own)
-            if worst := worst_first([found for summary in own.evidence for found in summary]):
-                evidence[scorer.metrics[0].name] = [list(found) for found in dict.fromkeys(worst)]
+                metrics |= _values(metric, example)
+            if worst := worst_first([sentence for summary in example.evidence for sentence in summary]):
+                evidence[scorer.metrics[0].name] = [list(sentence) for sentence in dict.fromkeys(worst)]
         records.append(
             ItemRecord(
                 task=task,
-                doc_id=place,
+                doc_id=number,
                 prompt_hash=sha(prompt),
                 doc_hash=sha(json.dumps([case.document, case.reference])),
                 cluster=f"document:{sha(case.document)[:16]}",
@@ -77,10 +77,7 @@ def item_records(
 
 
 def scores_of(task: str, items: Sequence[ItemRecord], scored: Sequence[Scored]) -> list[Score]:
-    """Means over all summaries of a task, with standard errors and 95 % intervals by document.
-
-    `normalised` (the mean in percent) marks the metrics that a comparison without a gates file looks at.
-    """
+    """Means over all summaries of a task, with standard errors and 95 % intervals by document."""
     scores = []
     for scorer, digest, _ in scored:
         for metric in scorer.metrics:
@@ -93,20 +90,19 @@ def scores_of(task: str, items: Sequence[ItemRecord], scored: Sequence[Scored]) 
 def _score(task: str, name: str, items: Sequence[ItemRecord], metric: Metric, digest: str) -> Score:
     entries = [item.metrics[name] for item in items]
     lists = [entry if isinstance(entry, list) else [entry] for entry in entries]
-    values = np.array([value for own in lists for value in own])
-    places = [place for place, own in enumerate(lists) for _ in own]
-    found = clustered_mean(values, clusters_of(places))
-    main = metric.main and name == gated_name(metric)
-    reach = float(stats.t.ppf(0.975, found.df)) * found.stderr if found.df else None
+    values = np.array([value for of_item in lists for value in of_item])
+    documents = [number for number, of_item in enumerate(lists) for _ in of_item]
+    estimate = clustered_mean(values, clusters_of(documents))
+    reach = float(stats.t.ppf(0.975, estimate.df)) * estimate.stderr if estimate.df else None
     return Score(
         task=task,
         metric=name,
-        value=found.mean,
-        stderr=found.stderr if found.df else None,
+        value=estimate.mean,
+        stderr=estimate.stderr if estimate.df else None,
         n=len(items),
         higher_is_better=metric.higher_is_better,
-        normalised=100.0 * found.mean if main else None,
+        main=metric.main and name == gated_name(metric),
         version=digest,
-        low=None if reach is None else found.mean - reach,
-        high=None if reach is None else found.mean + reach,
+        low=None if reach is None else estimate.mean - reach,
+        high=None if reach is None else estimate.mean + reach,
     )

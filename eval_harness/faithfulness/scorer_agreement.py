@@ -9,7 +9,9 @@ from typing import NamedTuple
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Example, Metric, Scorer, checked_cases
 from eval_harness.faithfulness.human_labels import LabelledSummary, read_labelled
-from eval_harness.stats.label_agreement import Agreement, Interval, agreement
+from eval_harness.files.rows import data_name
+from eval_harness.stats import label_agreement
+from eval_harness.stats.label_agreement import Agreement, Interval
 
 
 class Row(NamedTuple):
@@ -18,7 +20,7 @@ class Row(NamedTuple):
     data: str
     metric: str
     options: str
-    found: Agreement
+    agreement: Agreement
 
 
 def evaluate(
@@ -47,15 +49,11 @@ def evaluate(
         for path, rows in sets.items():
             if cost := scorer.cost(checked_cases(scorer, _cases(rows))):
                 announce(f"{scorer.name} on {path.name}: {cost}")
-    found = []
+    table = []
     for path, rows in sets.items():
         for scorer in scorers:
-            found += _file(scorer, _name(path), rows, by_source, seed, draws)
-    return found
-
-
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+            table += _file(scorer, data_name(path), rows, by_source, seed, draws)
+    return table
 
 
 def _cases(rows: Sequence[LabelledSummary]) -> list[Example]:
@@ -66,10 +64,9 @@ def _file(
     scorer: Scorer, name: str, rows: list[LabelledSummary], by_source: bool, seed: int, draws: int
 ) -> list[Row]:
     graded = scorer.score(_cases(rows))
-    defaults = {
-        k: v for k, v in scorer.options().items() if v != type(scorer).__dataclass_fields__[k].default
-    }
-    options = " ".join(f"{k}={_short(v)}" for k, v in defaults.items())
+    fields = type(scorer).model_fields
+    changed = {key: value for key, value in scorer.options().items() if value != fields[key].default}
+    options = " ".join(f"{key}={_short(value)}" for key, value in changed.items())
     parts = {name: list(range(len(rows)))}
     sources = sorted({row.source for row in rows})
     if by_source and len(sources) > 1:
@@ -78,14 +75,8 @@ def _file(
     for part, picked in parts.items():
         for metric in scorer.metrics:
             values = [graded[i].values[metric.name][0] for i in picked]
-            table.append(
-                Row(
-                    part,
-                    metric.name,
-                    options,
-                    _agreement(metric, values, [rows[i] for i in picked], seed, draws),
-                )
-            )
+            agreement = _agreement(metric, values, [rows[i] for i in picked], seed, draws)
+            table.append(Row(part, metric.name, options, agreement))
     return table
 
 
@@ -99,7 +90,7 @@ def _agreement(
 ) -> Agreement:
     sign = 1.0 if metric.higher_is_better else -1.0
     try:
-        found = agreement(
+        measured = label_agreement.agreement(
             [sign * value for value in values],
             [row.label for row in rows],
             [row.score for row in rows],
@@ -109,62 +100,42 @@ def _agreement(
             draws,
         )
         # Back in the metric's own unit; adding 0 makes -0 a 0.
-        return found._replace(at=sign * found.at + 0.0, threshold=metric.threshold)
+        return measured._replace(at=sign * measured.at + 0.0, threshold=metric.threshold)
     except ValueError as error:
         raise UserError(
             f"agreement of {metric.name}", got=error, expected="faithful and unfaithful summaries"
         ) from error
 
 
-_HEAD = (
-    "data",
-    "metric",
-    "options",
-    "rows",
-    "documents",
-    "faithful",
-    "balanced accuracy",
-    "at",
-    "best",
-    "at",
+HEAD = (
+    *("data", "metric", "options", "rows", "documents", "faithful", "balanced accuracy", "at", "best", "at"),
+    *("ROC AUC", "Spearman"),
 )
-HEAD = (*_HEAD, "ROC AUC", "Spearman")
 
 
-def _interval(found: Interval | None) -> str:
-    return "" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table as texts."""
-    found = row.found
+    measured = row.agreement
     return (
         row.data,
         row.metric,
         row.options,
-        str(found.n),
-        str(found.clusters),
-        f"{found.faithful:.3f}",
-        _interval(found.fixed),
-        "" if found.threshold is None else f"{found.threshold:.3g}",
-        _interval(found.best),
-        f"{found.at:.3g}",
-        _interval(found.auc),
-        _interval(found.spearman),
+        str(measured.n),
+        str(measured.clusters),
+        f"{measured.faithful:.3f}",
+        _interval(measured.fixed),
+        "" if measured.threshold is None else f"{measured.threshold:.3g}",
+        _interval(measured.best),
+        f"{measured.at:.3g}",
+        _interval(measured.auc),
+        _interval(measured.spearman),
     )
-
-
-def text_table(rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    lines = [HEAD, *map(cells, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The table in Markdown."""
-    lines = [HEAD, ("---",) * len(HEAD), *map(cells, rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -177,12 +148,12 @@ def csv_table(rows: Sequence[Row]) -> str:
         ["data", "metric", "options", "rows", "documents", "faithful", "threshold", "best_at", *ends]
     )
     for row in rows:
-        found = row.found
+        measured = row.agreement
         numbers: list[object] = []
         for name in measures:
-            interval = getattr(found, name)
+            interval = getattr(measured, name)
             numbers += ["", "", ""] if interval is None else [f"{x:.6f}" for x in interval]
-        threshold = "" if found.threshold is None else found.threshold
-        facts = (row.data, row.metric, row.options, found.n, found.clusters, f"{found.faithful:.6f}")
-        writer.writerow([*facts, threshold, f"{found.at:.6f}", *numbers])
+        threshold = "" if measured.threshold is None else measured.threshold
+        facts = (row.data, row.metric, row.options, measured.n, measured.clusters, f"{measured.faithful:.6f}")
+        writer.writerow([*facts, threshold, f"{measured.at:.6f}", *numbers])
     return out.getvalue()

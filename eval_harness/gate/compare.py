@@ -2,29 +2,26 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eval_harness.errors import UserError
-from eval_harness.types import ItemRecord, SuiteResult
+from eval_harness.types import NO_ANSWER, ItemRecord, SuiteResult
 
-# Written by lm-eval where an endpoint returned no content.
-FAILED = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
 AGAIN = "run both models with the same command: eval-harness run --model A --baseline B ..."
 _SAME_PROMPT = ("prompt_hash", "doc_hash", "target", "prompt")
-# Settings that change what is asked; the others may move the last bits of a logit and are only noted.
-_ASKED = ("generation", "chat_template", "multiturn", "limit_context", "allow_truncation", "win_rate")
+# Settings that may move the last bits of a logit: a difference is only noted.
 _NOTED = ("backend", "dtype", "batch_size", "device", "tensor_parallel", "data_parallel")
 
 
-class Run(NamedTuple):
-    """A finished run: `name` is its role in messages (candidate or baseline)."""
+class FinishedRun(NamedTuple):
+    """A finished run and its role."""
 
-    name: str
+    name: Literal["candidate", "baseline"]
     result: SuiteResult
     items: list[ItemRecord]
 
 
-class Pair(NamedTuple):
+class PairedItem(NamedTuple):
     """One document as both models answered it."""
 
     candidate: ItemRecord
@@ -39,13 +36,13 @@ class Observations(NamedTuple):
     clusters: list[str]
 
 
-def unjudged(pair: Pair, metric: str) -> bool:
+def unjudged(pair: PairedItem, metric: str) -> bool:
     """Whether a judge was asked for this metric and gave nothing, on either side."""
     return any(metric in item.metrics and item.metrics[metric] is None for item in pair)
 
 
-def pair_runs(candidate: Run, baseline: Run) -> dict[str, list[Pair]]:
-    """Pair all items by task, document and prompt: task -> pairs in document order.
+def pair_runs(candidate: FinishedRun, baseline: FinishedRun) -> dict[str, list[PairedItem]]:
+    """PairedItem all items by task, document and prompt: task -> pairs in document order.
 
     Raises:
       UserError: other preset, task version or generation settings; a task, document or answer missing on one
@@ -70,13 +67,14 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
         (name, getattr(ours, name), getattr(theirs, name)) for name in ("suite", "preset", "preset_version")
     ]
     facts.append(("lm-eval version", ours.versions.get("lm_eval"), theirs.versions.get("lm_eval")))
-    facts += [(name, ours.settings.get(name), theirs.settings.get(name)) for name in _ASKED]
-    known = {(s.task, s.metric): (s.version, s.shots) for s in theirs.scores}
+    asked = dict.fromkeys((*ours.asked, *theirs.asked))
+    facts += [(name, ours.settings.get(name), theirs.settings.get(name)) for name in asked]
+    known = {(s.task, s.metric, s.is_group): (s.version, s.shots) for s in theirs.scores}
     # A score that one run lacks is a missing task or metric, reported as such later.
     facts += [
-        (f"version and shots of {s.task}", (s.version, s.shots), known[s.task, s.metric])
+        (f"version and shots of {s.task}", (s.version, s.shots), known[s.task, s.metric, s.is_group])
         for s in ours.scores
-        if (s.task, s.metric) in known
+        if (s.task, s.metric, s.is_group) in known
     ]
     for what, got, expected in facts:
         if got != expected:
@@ -105,7 +103,7 @@ def differences(ours: SuiteResult, theirs: SuiteResult) -> list[str]:
     return notes
 
 
-def _by_task(run: Run) -> dict[str, dict[int, ItemRecord]]:
+def _by_task(run: FinishedRun) -> dict[str, dict[int, ItemRecord]]:
     """Items per task and document, complete and answered."""
     if run.result.counts.get("failed"):
         raise UserError(
@@ -119,11 +117,11 @@ def _by_task(run: Run) -> dict[str, dict[int, ItemRecord]]:
         documents = tasks.setdefault(item.task, {})
         if item.doc_id in documents:
             raise UserError(f"an item is there twice in the {run.name}", got=f"{item.task} {item.doc_id}")
-        if FAILED in item.outputs:
+        if NO_ANSWER in item.outputs:
             raise UserError(f"a failed item in the {run.name}", got=f"{item.task} {item.doc_id}")
         documents[item.doc_id] = item
     for score in run.result.scores:
-        if not score.task.startswith("group:") and len(tasks.get(score.task, {})) != score.n:
+        if not score.is_group and len(tasks.get(score.task, {})) != score.n:
             raise UserError(
                 f"items are missing in the {run.name}",
                 got=f"{score.task}: {len(tasks.get(score.task, {}))} items",
@@ -134,8 +132,11 @@ def _by_task(run: Run) -> dict[str, dict[int, ItemRecord]]:
 
 
 def _pair_task(
-    task: str, ours: dict[int, ItemRecord], theirs: dict[int, ItemRecord], runs: tuple[Run, Run]
-) -> list[Pair]:
+    task: str,
+    ours: dict[int, ItemRecord],
+    theirs: dict[int, ItemRecord],
+    runs: tuple[FinishedRun, FinishedRun],
+) -> list[PairedItem]:
     if missing := sorted(set(ours) ^ set(theirs)):
         lacking = runs[0].name if missing[0] in theirs else runs[1].name
         raise UserError(
@@ -144,7 +145,7 @@ def _pair_task(
             expected="the same documents in both runs",
             remedy=AGAIN,
         )
-    pairs = [Pair(ours[doc_id], theirs[doc_id]) for doc_id in sorted(ours)]
+    pairs = [PairedItem(ours[doc_id], theirs[doc_id]) for doc_id in sorted(ours)]
     for pair in pairs:
         for field in _SAME_PROMPT:
             if getattr(pair.candidate, field) != getattr(pair.baseline, field):
@@ -158,7 +159,7 @@ def _pair_task(
 
 
 def observations(
-    pairs: Iterable[Pair], metric: str, higher_is_better: bool = True, *, judged: bool = False
+    pairs: Iterable[PairedItem], metric: str, higher_is_better: bool = True, *, judged: bool = False
 ) -> Observations:
     """Scores of one metric; a list metric (IFEval's instructions) gives one observation per entry.
 
@@ -167,7 +168,7 @@ def observations(
     Raises:
       UserError: the metric is missing for an item, is not a number in [0, 1], or two lists differ in length.
     """
-    found = Observations([], [], [])
+    scores = Observations([], [], [])
     for pair in pairs:
         if judged and unjudged(pair, metric):
             continue
@@ -178,10 +179,10 @@ def observations(
                 got=f"{len(values[0])} and {len(values[1])} entries",
                 expected="as many in both runs",
             )
-        found.candidate.extend(values[0])
-        found.baseline.extend(values[1])
-        found.clusters.extend([pair.baseline.cluster] * len(values[0]))
-    return found
+        scores.candidate.extend(values[0])
+        scores.baseline.extend(values[1])
+        scores.clusters.extend([pair.baseline.cluster] * len(values[0]))
+    return scores
 
 
 def _values(item: ItemRecord, metric: str, higher_is_better: bool) -> list[float]:
@@ -205,7 +206,7 @@ def item_value(item: ItemRecord, metric: str) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def check_mean(run: Run, task: str, metric: str, values: Sequence[float]) -> None:
+def check_mean(run: FinishedRun, task: str, metric: str, values: Sequence[float]) -> None:
     """Raise UserError unless the run's score of a task is the mean of its per-item values."""
     try:
         score = run.result.score(task, metric)

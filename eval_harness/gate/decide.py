@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from eval_harness.errors import UserError
 from eval_harness.gate.compare import (
     AGAIN,
-    Pair,
-    Run,
+    FinishedRun,
+    PairedItem,
     check_mean,
     differences,
     item_value,
@@ -16,7 +17,19 @@ from eval_harness.gate.compare import (
     unjudged,
 )
 from eval_harness.gate.gates import Gate, GateFile
-from eval_harness.gate.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, RunId, Verdict, overall
+from eval_harness.gate.verdicts import (
+    KEPT,
+    REGRESSED,
+    UNDECIDED,
+    Change,
+    Decision,
+    Flip,
+    Mapped,
+    Outcome,
+    RunId,
+    Verdict,
+    overall,
+)
 from eval_harness.stats.multiple import holm
 from eval_harness.stats.paired import NO_TEST, Paired, paired
 from eval_harness.stats.power import items_to_decide
@@ -28,7 +41,11 @@ _SEED = 0
 
 
 def decide(
-    candidate: Run, baseline: Run, file: GateFile, undecided: str = "exit", flips: int = FLIPS
+    candidate: FinishedRun,
+    baseline: FinishedRun,
+    file: GateFile,
+    undecided: Mapped = "exit",
+    flips: int = FLIPS,
 ) -> Decision:
     """Compare two runs by the gates of a file.
 
@@ -44,14 +61,13 @@ def decide(
     """
     pairs = pair_runs(candidate, baseline)
     measured = [_measure(gate, pairs, candidate, baseline, file.alpha) for gate in file.gates]
-    adjusted = holm([found.p for found, _, _ in measured])
+    adjusted = holm([one.compared.p for one in measured])
     gates, chosen = [], []
-    for gate, (found, metric, scores), p_holm in zip(file.gates, measured, adjusted, strict=True):
-        tasks = gate.select(list(pairs))
-        own = [pair for task in tasks for pair in pairs[task]]
-        made = _verdict(gate, found, metric, scores, len(own), p_holm, file)
-        gates.append(_judged_enough(made, own, candidate.result))
-        chosen += _flips(gate.name, own, metric, scores[0].higher_is_better, flips)
+    for gate, one, p_holm in zip(file.gates, measured, adjusted, strict=True):
+        pooled = [pair for task in gate.select(list(pairs)) for pair in pairs[task]]
+        verdict = _verdict(gate, one, len(pooled), p_holm, file)
+        gates.append(_judged_enough(verdict, pooled, candidate.result))
+        chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better, flips)
     ours = candidate.result
     return Decision(
         verdict=overall(tuple(gates)),
@@ -74,7 +90,9 @@ def _run_id(result: SuiteResult) -> RunId:
     return RunId(result.model.label, result.model.weights, result.key, result.started)
 
 
-def _notes(candidate: Run, baseline: Run, file: GateFile, pairs: dict[str, list[Pair]]) -> list[str]:
+def _notes(
+    candidate: FinishedRun, baseline: FinishedRun, file: GateFile, pairs: dict[str, list[PairedItem]]
+) -> list[str]:
     notes = differences(candidate.result, baseline.result)
     covered = {task for gate in file.gates for task in gate.select(list(pairs))}
     if free := [task for task in pairs if task not in covered]:
@@ -82,36 +100,47 @@ def _notes(candidate: Run, baseline: Run, file: GateFile, pairs: dict[str, list[
     return notes + [f"{run.name}: {note}" for run in (candidate, baseline) for note in run.result.notes]
 
 
-def _measure(
-    gate: Gate, pairs: dict[str, list[Pair]], candidate: Run, baseline: Run, alpha: float
-) -> tuple[Paired, str, list[Score]]:
+class _Measured(NamedTuple):
     """The pooled comparison, the metric, and the baseline's scores of the gate's tasks."""
+
+    compared: Paired
+    metric: str
+    scores: list[Score]
+
+
+def _measure(
+    gate: Gate,
+    pairs: dict[str, list[PairedItem]],
+    candidate: FinishedRun,
+    baseline: FinishedRun,
+    alpha: float,
+) -> _Measured:
     tasks = gate.select(list(pairs))
     metric = gate.metric or _main_metric(gate, tasks, baseline.result)
-    judged, scores = candidate.result.settings.get("max_unjudged") is not None, []
+    judged, scores = candidate.result.max_unjudged is not None, []
     for task in tasks:
-        known = {s.metric: s for s in baseline.result.scores if s.task == task}
+        known = {s.metric: s for s in baseline.result.scores if s.task == task and not s.is_group}
         if metric not in known:
             raise UserError(
                 f"gate {gate.name}: no such metric", got=metric, expected=", ".join(sorted(known))
             )
         scores.append(known[metric])
-        own = observations(pairs[task], metric, judged=judged)
-        for run, values in ((candidate, own.candidate), (baseline, own.baseline)):
+        raw = observations(pairs[task], metric, judged=judged)
+        for run, values in ((candidate, raw.candidate), (baseline, raw.baseline)):
             check_mean(run, task, metric, values)
     if len({score.higher_is_better for score in scores}) > 1:
         raise UserError(
             f"gate {gate.name}: metrics of opposite direction", got=metric, expected="one direction"
         )
     pooled = (pair for task in tasks for pair in pairs[task])
-    found = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
-    if not found.candidate:
+    oriented = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
+    if not oriented.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    return paired(*found, alpha, _SEED), metric, scores
+    return _Measured(paired(*oriented, alpha, _SEED), metric, scores)
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
-    main = sorted({s.metric for s in result.scores if s.task in tasks and s.normalised is not None})
+    main = sorted({s.metric for s in result.scores if s.task in tasks and s.main and not s.is_group})
     if len(main) != 1:
         raise UserError(
             f"gate {gate.name}: which metric", got="none named", expected=f"metric: one of {', '.join(main)}"
@@ -119,48 +148,47 @@ def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
     return main[0]
 
 
-def _judged_enough(made: Verdict, own: list[Pair], result: SuiteResult) -> Verdict:
+def _judged_enough(made: Verdict, pooled: list[PairedItem], result: SuiteResult) -> Verdict:
     """The verdict, or UNDECIDED where more comparisons than stated have no judgement.
 
     Who is judged may depend on who would win: beyond a small share the rest proves nothing.
     """
-    limit = result.settings.get("max_unjudged")
-    missing = sum(unjudged(pair, made.metric) for pair in own)
+    limit = result.max_unjudged
+    missing = sum(unjudged(pair, made.metric) for pair in pooled)
     if limit is None or not missing:
         return made
-    note = f"{missing} of {len(own)} comparisons have no judgement"
-    if missing <= limit * len(own):
+    note = f"{missing} of {len(pooled)} comparisons have no judgement"
+    if missing <= limit * len(pooled):
         return dataclasses.replace(made, notes=(*made.notes, note))
     note += f", more than the share of {limit:g} that is accepted"
     return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, note))
 
 
-def judge(found: Paired, p_holm: float, margin: float, alpha: float) -> str:
+def verdict_of(compared: Paired, p_holm: float, margin: float, alpha: float) -> Outcome:
     """KEPT when the interval excludes a drop of `margin`; else REGRESSED when Holm's p is below alpha."""
-    if found.low > -margin:
+    if compared.low > -margin:
         return KEPT
     return REGRESSED if p_holm < alpha else UNDECIDED
 
 
-def _verdict(
-    gate: Gate, found: Paired, metric: str, scores: list[Score], items: int, p_holm: float, file: GateFile
-) -> Verdict:
-    verdict = judge(found, p_holm, gate.margin, file.alpha)
+def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: GateFile) -> Verdict:
+    compared, metric, scores = measured
+    verdict = verdict_of(compared, p_holm, gate.margin, file.alpha)
     notes = []
     if verdict == KEPT and p_holm < file.alpha:
         notes.append("a significant drop, but inside the margin")
-    if found.method == NO_TEST:
+    if compared.method == NO_TEST:
         notes.append("all items share one cluster: nothing can be inferred")
-    elif found.clusters < min(found.n, FEW_CLUSTERS):
-        notes.append(f"only {found.clusters} clusters: error rates are approximate")
+    elif compared.clusters < min(compared.n, FEW_CLUSTERS):
+        notes.append(f"only {compared.clusters} clusters: error rates are approximate")
     if gate.superior:
         better = "lies" if verdict == KEPT else "does not lie"
         notes.append(f"KEPT asks for superiority: the interval {better} above 0")
-    elif found.low > 0:
+    elif compared.low > 0:
         notes.append("better than the baseline: the interval lies above 0")
     if gate.items is not None and items < gate.items:
         notes.append(f"{items} items, planned for {gate.items}")
-    if all(score.normalised == 0.0 for score in scores):
+    if all(score.main and score.at_floor for score in scores):
         notes.append("the baseline is at or below chance: a loss cannot be seen here")
     return Verdict(
         name=gate.name,
@@ -171,22 +199,22 @@ def _verdict(
         verdict=verdict,
         items=items,
         planned=gate.items,
-        paired=found,
+        paired=compared,
         p_holm=p_holm,
-        needed=needed(found, items, gate.margin, file) if verdict == UNDECIDED else None,
+        needed=needed(compared, items, gate.margin, file) if verdict == UNDECIDED else None,
         notes=tuple(notes),
     )
 
 
-def needed(found: Paired, items: int, margin: float, file: GateFile) -> int | None:
+def needed(compared: Paired, items: int, margin: float, file: GateFile) -> int | None:
     """Documents that would decide with probability 0.8 if everything stayed as measured."""
-    if found.method == NO_TEST or (margin == 0 and found.difference == 0):
+    if compared.method == NO_TEST or (margin == 0 and compared.difference == 0):
         return None
-    count = items_to_decide(found, margin, file.alpha, len(file.gates))
-    return max(items + 1, math.ceil(count * items / found.n))
+    count = items_to_decide(compared, margin, file.alpha, len(file.gates))
+    return max(items + 1, math.ceil(count * items / compared.n))
 
 
-def _flips(gate: str, pairs: list[Pair], metric: str, higher_is_better: bool, most: int) -> list[Flip]:
+def _flips(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: bool, most: int) -> list[Flip]:
     """Documents that changed most, lost ones first; ties in document order."""
     lost: list[Flip] = []
     gained: list[Flip] = []
@@ -196,13 +224,13 @@ def _flips(gate: str, pairs: list[Pair], metric: str, higher_is_better: bool, mo
         ours, theirs = (item_value(item, metric) for item in pair)
         if ours == theirs:
             continue
-        worse = (ours < theirs) == higher_is_better
+        change: Change = "lost" if (ours < theirs) == higher_is_better else "gained"
         item = pair.candidate
         flip = Flip(
             gate,
             item.task,
             item.doc_id,
-            "lost" if worse else "gained",
+            change,
             item.prompt,
             item.target,
             tuple(item.choices),
@@ -212,7 +240,7 @@ def _flips(gate: str, pairs: list[Pair], metric: str, higher_is_better: bool, mo
             ours,
             *(tuple(side.evidence.get(metric.partition(",")[0], ())) for side in reversed(pair)),
         )
-        (lost if worse else gained).append(flip)
+        (lost if change == "lost" else gained).append(flip)
     return sorted(lost, key=_change)[:most] + sorted(gained, key=_change)[:most]
 
 

@@ -1,40 +1,59 @@
 """Gates as YAML: which tasks must not get worse, by how much, with what power."""
 
-import dataclasses
 import fnmatch
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from eval_harness.errors import UserError
-from eval_harness.reasoning.preset import preset_folder
-from eval_harness.run.registry import near
+from pydantic import AfterValidator, Field
+
+from eval_harness.errors import UserError, near
+from eval_harness.files.configs import (
+    AsTuple,
+    Config,
+    Text,
+    config_names,
+    parse_config,
+    read_config,
+)
 from eval_harness.stats import power
 from eval_harness.types import SuiteResult
 
 ALPHA, MARGIN = 0.05, 0.05
-_FILE_KEYS = {"version", "title", "alpha", "margin", "discordance", "gates"}
 
 
-@dataclass(frozen=True)
-class Gate:
+Margin = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
+Alpha = Annotated[float, Field(gt=0, lt=0.5, description="a number between 0 and 0.5")]
+Discordance = Annotated[float | None, Field(gt=0, le=1, description="a number between 0 and 1")]
+Effect = Annotated[float, Field(ge=1, lt=1e6, description="a number between 1 and 1e+06")]
+
+
+def _name_and_filter(metric: str | None) -> str | None:
+    if metric is not None and "," not in metric:
+        raise ValueError(metric)
+    return metric
+
+
+class Gate(Config):
     """One decision; the items of all its tasks are pooled.
 
-    `tasks` are names or patterns with a star. `metric` None: the one that the preset names for these tasks.
-    `margin` is the largest acceptable drop, in the metric's unit. `items`, `discordance` (share of items that
-    two equally good models answer differently; for `graded` scores the mean squared difference) and
-    `design_effect` (items per independent item, at least 1) are for the power that `validate` computes.
-    `superior`: the candidate must be better, the margin is 0.
+    `tasks` are names or patterns with a star, by default the gate's own name. `metric` None: the main one of
+    these tasks. `margin` is the largest acceptable drop, in the metric's unit. `items`, `discordance` (share
+    of items that two equally good models answer differently; for `graded` scores the mean squared
+    difference) and `design_effect` (items per independent item, at least 1) are for the power that `validate`
+    computes. `superior`: the candidate must be better, the margin is 0.
     """
 
-    name: str
-    tasks: tuple[str, ...]
-    metric: str | None = None
-    margin: float = MARGIN
+    name: Text
+    tasks: Annotated[tuple[str, ...], AsTuple] = Field(
+        min_length=1, description="a list of task names or patterns"
+    )
+    metric: Annotated[str | None, AfterValidator(_name_and_filter)] = Field(
+        None, description='"name,filter", e.g. "acc,none"'
+    )
+    margin: Margin = MARGIN
     blocking: bool = True
-    items: int | None = None
-    discordance: float | None = None
-    design_effect: float = 1.0
+    items: int | None = Field(None, ge=1, description="a positive integer")
+    discordance: Discordance = None
+    design_effect: Effect = 1.0
     graded: bool = False
     superior: bool = False
 
@@ -55,17 +74,27 @@ class Gate:
         return [task for task in known if any(fnmatch.fnmatchcase(task, p) for p in self.tasks)]
 
 
-@dataclass(frozen=True)
-class GateFile:
+class GateFile(Config):
     """Gates that share the level alpha; Holm's correction is over all of them."""
 
-    alpha: float
+    alpha: Alpha
     gates: tuple[Gate, ...]
+
+
+class _File(Config):
+    """A gates file; `margin` and `discordance` are those of every gate that names none."""
+
+    version: Literal[1]
+    title: Text = ""
+    alpha: Alpha = ALPHA
+    margin: Margin = MARGIN
+    discordance: Discordance = None
+    gates: dict[Text, Any]
 
 
 def gate_names() -> list[str]:
     """Names of the shipped gates files."""
-    return sorted(path.stem for path in (preset_folder().parent / "gates").glob("*.yaml"))
+    return config_names("gates")
 
 
 def load_gates(name: str) -> GateFile:
@@ -74,114 +103,42 @@ def load_gates(name: str) -> GateFile:
     Raises:
       UserError: no such file, bad YAML, an unknown or missing key, a value out of range, no blocking gate.
     """
-    import yaml
-
-    by_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if by_path else preset_folder().parent / "gates" / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(
-            "no such gates file", got=name, expected=f"a YAML file, or {near(name, gate_names())}"
-        )
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_unique_keys())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("gates file is not valid YAML", got=f"{path.name}: {error}") from error
-    return parse_gates(raw)
-
-
-def _unique_keys() -> Any:
-    """A safe YAML loader that refuses a key given twice: a gate must not vanish behind its namesake."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader with unique keys."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    return Loader
+    return parse_gates(read_config("gates", name, "gates file")[0])
 
 
 def parse_gates(raw: object) -> GateFile:
-    """Turn parsed YAML into gates; strict about keys and ranges. Raises UserError naming gate and key."""
+    """Turn parsed YAML into gates. Raises UserError naming gate and key."""
     if not isinstance(raw, dict) or raw.get("version") != 1 or not isinstance(raw.get("gates"), dict):
         got = sorted(map(str, raw)) if isinstance(raw, dict) else type(raw).__name__
         raise UserError("gates file", got=got, expected="keys version: 1 and gates: {name: {...}}")
-    if unknown := sorted(set(map(str, raw)) - _FILE_KEYS):
-        raise UserError(
-            "gates file: unknown key", got=unknown[0], expected=near(unknown[0], sorted(_FILE_KEYS))
-        )
-    alpha = _number(raw.get("alpha", ALPHA), "gates file: alpha", 0, 0.5)
+    file = parse_config(_File, raw, "gates file")
     shared = {key: raw[key] for key in ("margin", "discordance") if key in raw}
-    gates = tuple(
-        _parse_gate(str(name), {**shared, **_mapping(spec, name)}) for name, spec in raw["gates"].items()
-    )
+    gates = tuple(_parse_gate(str(name), spec, shared) for name, spec in file.gates.items())
     if not any(gate.blocking for gate in gates):
         raise UserError("gates file", got=f"{len(gates)} gates, none blocking", expected="at least one")
-    return GateFile(alpha, gates)
+    return GateFile(alpha=file.alpha, gates=gates)
 
 
-def _mapping(spec: object, name: object) -> dict[str, Any]:
-    if spec is None:
-        return {}
-    if not isinstance(spec, dict):
+def _parse_gate(name: str, spec: object, shared: dict[str, Any]) -> Gate:
+    if not isinstance(spec, dict | None):
         raise UserError(f"gate {name}", got=spec, expected="a mapping of keys, or nothing")
-    return spec
-
-
-def _parse_gate(name: str, raw: dict[str, Any]) -> Gate:
-    known = {field.name for field in dataclasses.fields(Gate)} - {"name"}
-    if unknown := sorted(set(map(str, raw)) - known):
-        raise UserError(f"gate {name}: unknown key", got=unknown[0], expected=near(unknown[0], sorted(known)))
-    tasks = raw.get("tasks", [name])
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
-        raise UserError(f"gate {name}: tasks", got=tasks, expected="a list of task names or patterns")
-    metric = raw.get("metric")
-    if metric is not None and not (isinstance(metric, str) and "," in metric):
-        raise UserError(f"gate {name}: metric", got=metric, expected='"name,filter", e.g. "acc,none"')
-    for key in ("blocking", "graded", "superior"):
-        if not isinstance(raw.get(key, True), bool):
-            raise UserError(f"gate {name}: {key}", got=raw[key], expected="true or false")
-    superior = raw.get("superior", False)
-    items = raw.get("items")
-    if items is not None and (isinstance(items, bool) or not isinstance(items, int) or items < 1):
-        raise UserError(f"gate {name}: items", got=items, expected="a positive integer")
-    share = raw.get("discordance")
-    return Gate(
-        name=name,
-        tasks=tuple(tasks),
-        metric=metric,
-        margin=0.0 if superior else _number(raw.get("margin", MARGIN), f"gate {name}: margin", 0, 1),
-        blocking=raw.get("blocking", True),
-        items=items,
-        discordance=None if share is None else _number(share, f"gate {name}: discordance", 0, 1.000001),
-        design_effect=_number(raw.get("design_effect", 1.0), f"gate {name}: design_effect", 0.999999, 1e6),
-        graded=raw.get("graded", False),
-        superior=superior,
-    )
-
-
-def _number(value: object, what: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise UserError(what, got=value, expected=f"a number between {low:g} and {high:g}")
-    return float(value)
+    gate = parse_config(Gate, {"tasks": [name], **shared, **(spec or {})}, f"gate {name}", name=name)
+    return gate.model_copy(update={"margin": 0.0}) if gate.superior else gate
 
 
 def default_gates(result: SuiteResult, margin: float, alpha: float) -> GateFile:
     """One gate per task and main metric of a run, for a comparison without a gates file."""
-    _number(margin, "--margin", 0, 1)
-    _number(alpha, "--alpha", 0, 0.5)
-    scores = [s for s in result.scores if s.normalised is not None and not s.task.startswith("group:")]
+    for flag, value, top in (("--margin", margin, 1), ("--alpha", alpha, 0.5)):
+        if not 0 < value < top:
+            raise UserError(flag, got=value, expected=f"a number between 0 and {top:g}")
+    scores = [s for s in result.scores if s.main and not s.is_group]
     several = {s.task for s in scores if sum(other.task == s.task for other in scores) > 1}
-    gates = [
-        Gate(f"{s.task} {s.metric}" if s.task in several else s.task, (s.task,), s.metric, margin)
-        for s in scores
-    ]
-    return GateFile(alpha, tuple(gates))
+    gates = []
+    for score in scores:
+        name = f"{score.task} {score.metric}" if score.task in several else score.task
+        spec = {"tasks": [score.task], "metric": score.metric, "margin": margin}
+        gates.append(parse_config(Gate, spec, f"gate {name}", name=name))
+    return GateFile(alpha=alpha, gates=tuple(gates))
 
 
 def check_power(file: GateFile, counts: dict[str, int] | None, allow_low: bool) -> list[str]:

@@ -1,16 +1,20 @@
-"""What a gate decided and on what grounds: frozen, JSON round trip, versioned schema."""
+"""What a gate decided and on what grounds: frozen dataclasses, stored as JSON with a schema version."""
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from eval_harness.stats.paired import Paired
-from eval_harness.types import build
+from eval_harness.types import STRICT_KEYS, parse, plain
 
 SCHEMA_VERSION = 1
-REGRESSED, KEPT, UNDECIDED = "REGRESSED", "KEPT", "UNDECIDED"
-EXIT_CODES = {KEPT: 0, REGRESSED: 1, UNDECIDED: 3}
-UNDECIDED_CODES = {"exit": 3, "pass": 0, "fail": 1}
+Outcome = Literal["REGRESSED", "KEPT", "UNDECIDED"]
+REGRESSED: Outcome = "REGRESSED"
+KEPT: Outcome = "KEPT"
+UNDECIDED: Outcome = "UNDECIDED"
+EXIT_CODES: dict[Outcome, int] = {KEPT: 0, REGRESSED: 1, UNDECIDED: 3}
+Mapped = Literal["exit", "pass", "fail"]  # what UNDECIDED means to the caller
+UNDECIDED_CODES: dict[Mapped, int] = {"exit": 3, "pass": 0, "fail": 1}
+Change = Literal["lost", "gained"]
 
 
 @dataclass(frozen=True)
@@ -23,24 +27,19 @@ class Verdict:
     at which an UNDECIDED gate would decide, None where it has decided or no number would.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     name: str
     tasks: tuple[str, ...]
     metric: str
     margin: float
     blocking: bool
-    verdict: str
+    verdict: Outcome
     items: int
     planned: int | None
     paired: Paired
     p_holm: float
     needed: int | None
     notes: tuple[str, ...] = ()
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Verdict":
-        """Invert `dataclasses.asdict`."""
-        given = {**data, "tasks": tuple(data["tasks"]), "notes": tuple(data["notes"])}
-        return build(cls, {**given, "paired": build(Paired, data["paired"])})
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,11 @@ class Flip:
     metric.
     """
 
+    __pydantic_config__ = STRICT_KEYS
     gate: str
     task: str
     doc_id: int
-    change: str
+    change: Change
     prompt: str
     target: str
     choices: tuple[str, ...]
@@ -65,17 +65,12 @@ class Flip:
     baseline_evidence: tuple[list[Any], ...] = ()
     candidate_evidence: tuple[list[Any], ...] = ()
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Flip":
-        """Invert `dataclasses.asdict`."""
-        lists = ("choices", "baseline_evidence", "candidate_evidence")
-        return build(cls, {**data, **{key: tuple(data[key]) for key in lists if key in data}})
-
 
 @dataclass(frozen=True)
 class RunId:
     """Which run was compared: its model's label and weights (sha256), its content key, when it was made."""
 
+    __pydantic_config__ = STRICT_KEYS
     label: str
     weights: str
     key: str
@@ -91,9 +86,10 @@ class Decision:
     candidate's, name and text.
     """
 
-    verdict: str
+    __pydantic_config__ = STRICT_KEYS
+    verdict: Outcome
     alpha: float
-    undecided: str
+    undecided: Mapped
     suite: str
     preset: str
     preset_version: int
@@ -112,31 +108,24 @@ class Decision:
         return UNDECIDED_CODES[self.undecided] if self.verdict == UNDECIDED else EXIT_CODES[self.verdict]
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        return {**dataclasses.asdict(self), "exit_code": self.exit_code}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Decision":
-        """Invert `to_json`.
-
-        Raises:
-          ValueError: another schema version, unknown or missing keys.
-        """
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"schema_version: got {data.get('schema_version')}, expected {SCHEMA_VERSION}")
-        given = {key: value for key, value in data.items() if key != "exit_code"}
-        try:
-            given["candidate"], given["baseline"] = (build(RunId, data[k]) for k in ("candidate", "baseline"))
-            given["gates"] = tuple(Verdict.from_json(gate) for gate in data["gates"])
-            given["flips"] = tuple(Flip.from_json(flip) for flip in data["flips"])
-            given["notes"] = tuple(data["notes"])
-            given["facts"] = tuple((name, text) for name, text in data.get("facts", ()))
-        except KeyError as error:
-            raise ValueError(f"Decision: missing key {error}") from error
-        return build(cls, given)
+        """Return a JSON-ready object, the exit code in it."""
+        return {**plain(self), "exit_code": self.exit_code}
 
 
-def overall(gates: tuple[Verdict, ...]) -> str:
+def parse_decision(data: Any) -> Decision:
+    """Invert `Decision.to_json`.
+
+    Raises:
+      ValueError: another schema version, unknown or missing keys.
+    """
+    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        raise ValueError(f"schema_version: got {version}, expected {SCHEMA_VERSION}")
+    return parse(Decision, {key: value for key, value in data.items() if key != "exit_code"})
+
+
+def overall(gates: tuple[Verdict, ...]) -> Outcome:
     """REGRESSED if any blocking gate is, else UNDECIDED if any is, else KEPT."""
-    found = {gate.verdict for gate in gates if gate.blocking}
-    return next((verdict for verdict in (REGRESSED, UNDECIDED) if verdict in found), KEPT)
+    blocking = {gate.verdict for gate in gates if gate.blocking}
+    worst: tuple[Outcome, ...] = (REGRESSED, UNDECIDED)
+    return next((verdict for verdict in worst if verdict in blocking), KEPT)

@@ -1,5 +1,6 @@
 """Questions to answers: what is on disk is read, the rest is asked, each answer on disk as it arrives."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +12,8 @@ from eval_harness.models.identity import sha
 VERSION = 1  # of what a stored answer depends on
 
 
-def answer_key(judge: Judge, question: Question) -> str:
-    """Key of one answer: the judge with its settings and template, and every text in its place."""
-    return sha(json.dumps(["judge", VERSION, judge.settings(), question.fields], sort_keys=True))
-
-
 def answer_keys(judge: Judge, questions: Sequence[Question]) -> list[str]:
-    """Keys of many questions (the judge's settings, which may hash a model, are read once)."""
+    """A key per question: the judge with its settings and template, and every text in its place."""
     settings = judge.settings()
     return [sha(json.dumps(["judge", VERSION, settings, q.fields], sort_keys=True)) for q in questions]
 
@@ -42,16 +38,16 @@ def ask(judge: Judge, questions: Sequence[Question], store: AnswerStore) -> tupl
     from tqdm import tqdm
 
     keys = answer_keys(judge, questions)
-    found = {key: Answer(*value) for key, value in store.read(set(keys)).items()}
-    counts = Counter(reused=len(found))
-    todo = {key: q for key, q in zip(keys, questions, strict=True) if key not in found}
-    places = list(todo)
+    answers = {key: Answer(*value) for key, value in store.read(set(keys)).items()}
+    counts = Counter(reused=len(answers))
+    todo = {key: q for key, q in zip(keys, questions, strict=True) if key not in answers}
+    asked = list(todo)
     with tqdm(total=len(todo), desc=f"judge {judge.label}", disable=None) as bar:
-        for place, answer in judge.answers(list(todo.values())) if todo else ():
+        for number, answer in judge.answers(list(todo.values())) if todo else ():
             if answer.status != FAILED:
-                store.write({places[place]: answer.to_json()})
-            found[places[place]] = answer
+                store.write({asked[number]: dataclasses.astuple(answer)})
+            answers[asked[number]] = answer
             counts["computed"] += 1
             counts["failed"] += answer.status == FAILED
             bar.update(1)
-    return [found[key] for key in keys], counts
+    return [answers[key] for key in keys], counts

@@ -1,5 +1,6 @@
 """Content identity of a local judge's model, hashed once per process."""
 
+import dataclasses
 from functools import lru_cache
 from typing import Any
 
@@ -10,4 +11,4 @@ from eval_harness.models.reference import resolve
 @lru_cache
 def content(model: str) -> dict[str, Any]:
     """Hashes of a model's files, JSON-ready, without its label. Raises UserError: missing or corrupt."""
-    return {**identity(resolve(model)).to_json(), "label": None}
+    return {**dataclasses.asdict(identity(resolve(model))), "label": None}

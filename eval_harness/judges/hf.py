@@ -1,15 +1,17 @@
 """A causal language model on this machine as a judge."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from pydantic import Field
 
 from eval_harness.errors import UserError
+from eval_harness.files.configs import Text
 from eval_harness.judges.content import content
 from eval_harness.judges.registry import register_judge
-from eval_harness.judges.templates import Template
-from eval_harness.judges.types import UNPARSABLE, Answer, Cost, LocalJudge, Question
+from eval_harness.judges.templates import TemplateJudge
+from eval_harness.judges.types import UNPARSABLE, Answer, Question
 from eval_harness.models import engines
 from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.reference import chat_template, resolve
@@ -17,26 +19,18 @@ from eval_harness.models.settings import Settings
 
 
 @register_judge("hf")
-@dataclass(frozen=True)
-class HFJudge(LocalJudge):
+class HFJudge(TemplateJudge):
     """Reads the probability of every label as the next token, or writes a text where the template wants one.
 
     The tokenizer's chat template is applied where it has one. A label's value is weighted by its probability
     among the labels; with `hard` the likeliest label counts.
     """
 
-    template: Template | None
-    model: str
+    model: Text
     hard: bool = False
-    batch_size: int = 8
-    dtype: str = "auto"
-    device: str = "auto"
-    order_free: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Raise UserError without a template."""
-        if self.template is None:
-            raise UserError("judge hf", got="no template", expected="--judge-template NAME")
+    batch_size: int = Field(8, ge=1)
+    dtype: Text = "auto"
+    device: Text = "auto"
 
     @property
     def label(self) -> str:
@@ -45,7 +39,6 @@ class HFJudge(LocalJudge):
 
     def settings(self) -> dict[str, Any]:
         """The content of the model's files, the template, and how answers are read."""
-        assert self.template is not None  # by __post_init__
         ref = resolve(self.model)
         if ref.kind == "endpoint":
             raise UserError("judge hf: model", got=self.model, expected="a folder", remedy="--judge http")
@@ -59,7 +52,6 @@ class HFJudge(LocalJudge):
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Batch by batch, longest first."""
-        assert self.template is not None  # by __post_init__
         ref = resolve(self.model)
         settings = Settings(dtype=self.dtype, device=engines.resolve_device(self.device))
         check_weights_fit(ref)
@@ -73,15 +65,14 @@ class HFJudge(LocalJudge):
         assert ref.tokenizer is not None  # of every local model
         chat = chat_template(ref.tokenizer) is not None
         rows = [_tokens(tokenizer, self.template.messages(q.fields), chat) for q in questions]
-        order = sorted(range(len(rows)), key=lambda place: (-len(rows[place]), place))
+        order = sorted(range(len(rows)), key=lambda number: (-len(rows[number]), number))
         ask = self._labels if self.template.pattern is None and self.template.labels else self._texts
         for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            yield from zip(places, ask(model, tokenizer, [rows[p] for p in places]), strict=True)
+            batch = order[start : start + self.batch_size]
+            yield from zip(batch, ask(model, tokenizer, [rows[number] for number in batch]), strict=True)
 
     def _labels(self, model: Any, tokenizer: Any, rows: list[list[int]]) -> list[Answer]:
         """Weigh the labels by the probabilities of their first tokens, with and without a space before."""
-        assert self.template is not None  # by __post_init__
         firsts = label_tokens(tokenizer, list(self.template.labels))
         chances = _next(model, tokenizer, rows, 1)[1]
         answers = []
@@ -97,20 +88,12 @@ class HFJudge(LocalJudge):
         return answers
 
     def _texts(self, model: Any, tokenizer: Any, rows: list[list[int]]) -> list[Answer]:
-        assert self.template is not None  # by __post_init__
         written = _next(model, tokenizer, rows, self.template.max_tokens)[0]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         return [
             self.template.answer(text, len(row), len(ids))
             for text, row, ids in zip(texts, rows, written, strict=True)
         ]
-
-    def cost(self, questions: Sequence[Question]) -> Cost:
-        """Calls, and tokens by four characters each; no price."""
-        assert self.template is not None  # by __post_init__
-        shown = (self.template.messages(q.fields) for q in questions)
-        characters = sum(len(m["content"]) for messages in shown for m in messages)
-        return Cost(len(questions), characters // 4, len(questions) * self.template.max_tokens, 0.0)
 
 
 def _tokens(tokenizer: Any, messages: list[dict[str, str]], chat: bool) -> list[int]:
@@ -131,18 +114,18 @@ def label_tokens(tokenizer: Any, labels: list[str]) -> dict[str, list[int]]:
         label: {tokenizer(form, add_special_tokens=False).input_ids[0] for form in (label, " " + label)}
         for label in labels
     }
-    own = {
+    unshared = {
         label: sorted(mine - set().union(*(other for name, other in ids.items() if name != label)))
         for label, mine in ids.items()
     }
-    if lacking := [label for label, mine in own.items() if not mine]:
+    if lacking := [label for label, mine in unshared.items() if not mine]:
         raise UserError(
             "judge hf: labels begin with the same token",
             got=", ".join(lacking),
             expected="labels that differ in their first token",
             remedy="a template with other labels, or one with a pattern",
         )
-    return own
+    return unshared
 
 
 def _next(model: Any, tokenizer: Any, rows: list[list[int]], count: int) -> tuple[Any, Any]:

@@ -3,59 +3,54 @@
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from eval_harness.errors import UserError
+from eval_harness.files.configs import Text
 from eval_harness.judges.registry import register_judge
-from eval_harness.judges.templates import Template
+from eval_harness.judges.templates import TemplateJudge
 from eval_harness.judges.types import FAILED, Answer, Cost, Question
 from eval_harness.models.identity import sha
 from eval_harness.models.openai_client import Client, Remote, RemoteError
 
-CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
 _FAILURES = 20  # in a row, each after all its tries: nobody is there
 _TOP = 20  # the most log-probabilities that OpenAI's interface gives
 
 
 @register_judge("http")
-@dataclass(frozen=True)
-class HTTPJudge:
+class HTTPJudge(TemplateJudge):
     """Chat completions. `body` goes over the request's own keys; null removes one.
 
     With `logprobs` a label's value is weighted by its probability among the labels, where the server gives
     log-probabilities; else the label that was written counts. Prices are per million tokens.
     """
 
-    template: Template | None
-    url: str
-    model: str
+    url: Text
+    model: Text
     temperature: float = 0.0
     seed: int | None = 0
     logprobs: bool = False
-    body: dict[str, Any] = field(default_factory=dict)
-    key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
+    body: dict[str, Any] = Field(default_factory=dict)
+    key_env: Text = "OPENAI_API_KEY"
+    concurrency: int = Field(8, ge=1, description="an integer of at least 1")
     timeout: float = 120.0
     retries: int = 5
     backoff: float = 1.0
     price_in: float | None = None
     price_out: float | None = None
-    order_free: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Raise UserError for options that cannot work."""
-        if self.template is None:
-            raise UserError("judge http", got="no template", expected="--judge-template NAME")
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
         if self.logprobs and self.template.pattern is not None:
             raise UserError(
                 "judge http: logprobs",
                 got=f"template {self.template.name}, whose answer is a text",
                 expected="a template without a pattern, whose answer is a label",
             )
-        if self.concurrency < 1:
-            raise UserError("judge http: concurrency", got=self.concurrency, expected="at least 1")
         self._remote().checked()
+        return self
 
     def _remote(self) -> Remote:
         return Remote(self.url, self.key_env, self.timeout, self.retries, self.backoff)
@@ -75,7 +70,6 @@ class HTTPJudge:
 
     def settings(self) -> dict[str, Any]:
         """All that shapes an answer; the address as a hash."""
-        assert self.template is not None  # by __post_init__
         shape = {"temperature": self.temperature, "seed": self.seed, "logprobs": self.logprobs}
         return {
             "judge": "http",
@@ -88,7 +82,6 @@ class HTTPJudge:
 
     def request(self, question: Question) -> dict[str, Any]:
         """The body of one request."""
-        assert self.template is not None  # by __post_init__
         body: dict[str, Any] = {
             "model": self.model,
             "messages": self.template.messages(question.fields),
@@ -110,7 +103,8 @@ class HTTPJudge:
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             waiting: dict[Future[tuple[Answer, bool]], int] = {
-                pool.submit(self._answer, client, question): place for place, question in enumerate(questions)
+                pool.submit(self._answer, client, question): number
+                for number, question in enumerate(questions)
             }
             silent = 0
             for done in as_completed(waiting):
@@ -137,7 +131,6 @@ class HTTPJudge:
             return Answer(None, FAILED, str(error)), error.refused
 
     def _read(self, reply: dict[str, Any]) -> Answer:
-        assert self.template is not None  # by __post_init__
         choice = reply["choices"][0]
         text = choice["message"]["content"]
         if not isinstance(text, str):
@@ -151,7 +144,6 @@ class HTTPJudge:
 
     def _weighted(self, logprobs: Any) -> float | None:
         """Value of the labels weighted by their probabilities, at the first token that is a label."""
-        assert self.template is not None  # by __post_init__
         labels = {label.lower(): value for label, value in self.template.labels.items()}
         try:
             for token in logprobs["content"]:
@@ -169,12 +161,9 @@ class HTTPJudge:
         return None
 
     def cost(self, questions: Sequence[Question]) -> Cost:
-        """Calls, tokens (by characters) and price; the answers as long as the template allows."""
-        assert self.template is not None  # by __post_init__
-        shown = (self.template.messages(q.fields) for q in questions)
-        characters = sum(len(m["content"]) for messages in shown for m in messages)
-        tokens, written = characters // CHARACTERS_PER_TOKEN, len(questions) * self.template.max_tokens
-        price = None
-        if self.price_in is not None and self.price_out is not None:
-            price = (tokens * self.price_in + written * self.price_out) / 1e6
-        return Cost(len(questions), tokens, written, price)
+        """Calls, tokens (by characters) and, where prices are named, the price."""
+        cost = super().cost(questions)
+        if self.price_in is None or self.price_out is None:
+            return cost._replace(price=None)
+        price = (cost.prompt_tokens * self.price_in + cost.answer_tokens * self.price_out) / 1e6
+        return cost._replace(price=price)

@@ -1,18 +1,20 @@
 """Judges without a model: a function of yours, a list of weighted words, and length."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from eval_harness.errors import UserError, first_line
+from eval_harness.files.configs import Text, read_yaml
 from eval_harness.judges.registry import register_judge
-from eval_harness.judges.templates import Template
-from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, LocalJudge, Question
+from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Judge, Question
 
 _WORD = re.compile(r"[\w'-]+")
 
@@ -22,7 +24,7 @@ def compared(first: float, second: float) -> float:
     return 0.5 if first == second else float(first > second)
 
 
-class _Scorer(LocalJudge):
+class _TextScore(Judge):
     """A judge that scores single texts: of a pair the higher score wins, a rating is the score itself."""
 
     def score(self, text: str, fields: dict[str, str]) -> float:
@@ -37,21 +39,15 @@ class _Scorer(LocalJudge):
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """One after the other."""
-        for place, question in enumerate(questions):
+        for number, question in enumerate(questions):
             value = self.value(question.fields)
-            yield place, Answer(value) if value is not None else Answer(None, UNPARSABLE)
-
-    def cost(self, questions: Sequence[Question]) -> Cost:
-        """Nothing but time."""
-        return Cost(len(questions), 0, 0, 0.0)
+            yield number, Answer(value) if value is not None else Answer(None, UNPARSABLE)
 
 
 @register_judge("length")
-@dataclass(frozen=True)
-class LengthJudge(_Scorer):
+class LengthJudge(_TextScore):
     """The longer text wins, in characters, or with `shorter` the shorter one: a baseline for other judges."""
 
-    template: Template | None = None
     shorter: bool = False
     order_free: ClassVar[bool] = True
 
@@ -70,28 +66,28 @@ class LengthJudge(_Scorer):
 
 
 @register_judge("words")
-@dataclass(frozen=True)
-class WordJudge(_Scorer):
+class WordJudge(_TextScore):
     """The text with the larger sum of word weights wins: a reward whose truth is known.
 
     `file` is YAML or JSON: word -> weight, words in lower case.
     """
 
-    template: Template | None
-    file: str
+    file: Text
     order_free: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Read the weights. Raises UserError: unreadable, or not words and numbers."""
-        import yaml
-
-        try:
-            raw = yaml.safe_load(Path(self.file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError("judge words: file", got=f"{self.file}: {first_line(error)}") from error
-        if not isinstance(raw, dict) or not all(isinstance(v, int | float) for v in raw.values()) or not raw:
+    @functools.cached_property
+    def weights(self) -> dict[str, float]:
+        """Word -> weight. Raises UserError: unreadable, or not words and numbers."""
+        raw = read_yaml(Path(self.file), "judge words: file")
+        numbers = isinstance(raw, dict) and all(isinstance(value, int | float) for value in raw.values())
+        if not raw or not numbers:
             raise UserError("judge words: file", got=self.file, expected="a mapping word: weight")
-        object.__setattr__(self, "_weights", {str(word): float(weight) for word, weight in raw.items()})
+        return {str(word): float(weight) for word, weight in raw.items()}
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.weights  # noqa: B018 - read now, not after the texts are written
+        return self
 
     @property
     def label(self) -> str:
@@ -100,73 +96,76 @@ class WordJudge(_Scorer):
 
     def settings(self) -> dict[str, Any]:
         """The weights."""
-        weights: dict[str, float] = self.__dict__["_weights"]
-        return {"judge": "words", "weights": weights}
+        return {"judge": "words", "weights": self.weights}
 
     def score(self, text: str, fields: dict[str, str]) -> float:
         """Sum of the weights of the text's words."""
-        weights: dict[str, float] = self.__dict__["_weights"]
-        return sum(weights.get(word, 0.0) for word in _WORD.findall(text.lower()))
+        return sum(self.weights.get(word, 0.0) for word in _WORD.findall(text.lower()))
 
 
 @register_judge("function")
-@dataclass(frozen=True)
-class FunctionJudge(_Scorer):
+class FunctionJudge(_TextScore):
     """A Python function of yours: `module:name` or `path/to/file.py:name`.
 
     It is called with the question's fields as keywords (`prompt`, `first`, `second` for a pair) and returns a
     number, for a pair in [0, 1]; None means that it has no answer, an exception that it failed.
     """
 
-    template: Template | None
-    function: str
-    order_free: ClassVar[bool] = False
+    function: Text
 
-    def __post_init__(self) -> None:
-        """Load the function. Raises UserError where there is none."""
-        object.__setattr__(self, "_call", _load(self.function))
+    @functools.cached_property
+    def call(self) -> Callable[..., Any]:
+        """The function. Raises UserError where there is none."""
+        return _load(self.function)
+
+    @model_validator(mode="after")
+    def _loads(self) -> Self:
+        self.call  # noqa: B018 - loaded now, not after the texts are written
+        return self
 
     @property
     def label(self) -> str:
         """The names of module and function."""
-        place, _, name = self.function.rpartition(":")
-        return f"{Path(place).stem if place.endswith('.py') else place}:{name}"
+        module, _, name = self.function.rpartition(":")
+        return f"{Path(module).stem if module.endswith('.py') else module}:{name}"
 
     def settings(self) -> dict[str, Any]:
         """The name and the content of the file that holds it."""
-        code = self.__dict__["_call"].__code__
+        code = self.call.__code__
         content = hashlib.sha256(Path(code.co_filename).read_bytes()).hexdigest()
         return {"judge": "function", "name": code.co_name, "content": content}
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """One after the other; what the function raises is a failed answer."""
-        for place, question in enumerate(questions):
+        for number, question in enumerate(questions):
             try:
-                value = self.__dict__["_call"](**question.fields)
+                value = self.call(**question.fields)
             except Exception as error:  # the user's own code: whatever it raises, the other answers stand
-                yield place, Answer(None, FAILED, first_line(error))
+                yield number, Answer(None, FAILED, first_line(error))
                 continue
             fits = isinstance(value, int | float) and ("first" not in question.fields or 0 <= value <= 1)
-            yield place, Answer(float(value)) if fits else Answer(None, UNPARSABLE, repr(value)[:200])
+            yield number, Answer(float(value)) if fits else Answer(None, UNPARSABLE, repr(value)[:200])
 
 
 def _load(name: str) -> Callable[..., Any]:
-    place, colon, attribute = name.rpartition(":")
+    source, colon, attribute = name.rpartition(":")
     expected = "module:function or path/to/file.py:function"
     if not colon:
         raise UserError("judge function", got=name, expected=expected)
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location("eval_harness_judge", place)
+        if source.endswith(".py"):
+            spec = importlib.util.spec_from_file_location("eval_harness_judge", source)
             assert spec is not None  # for a name that ends in .py there is a loader
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
-            module = importlib.import_module(place)
-        found = getattr(module, attribute)
+            module = importlib.import_module(source)
+        function = getattr(module, attribute)
     except Exception as error:  # importing runs the user's file
         raise UserError("judge function", got=f"{name}: {first_line(error)}", expected=expected) from error
-    if not hasattr(found, "__code__"):
-        raise UserError("judge function", got=f"{name}: {type(found).__name__}", expected="a Python function")
-    return found  # type: ignore[no-any-return]
+    if not hasattr(function, "__code__"):
+        raise UserError(
+            "judge function", got=f"{name}: {type(function).__name__}", expected="a Python function"
+        )
+    return function  # type: ignore[no-any-return]

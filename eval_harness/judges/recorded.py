@@ -1,20 +1,31 @@
 """Judgements that were made before: AlpacaEval annotations as a judge."""
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
-from eval_harness.files import read_annotations
+from pydantic import model_validator
+
+from eval_harness.errors import UserError
+from eval_harness.files.configs import Text
+from eval_harness.files.rows import PROMPT_KEYS, read_rows, text_field
 from eval_harness.judges.registry import register_judge
-from eval_harness.judges.templates import Template
-from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, LocalJudge, Question
+from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Judge, Question
+
+
+class Annotation(NamedTuple):
+    """One line of AlpacaEval's annotations; `share` of the win goes to `second`, None is no judgement."""
+
+    prompt: str
+    first: str | None
+    second: str
+    share: float | None
 
 
 @register_judge("recorded")
-@dataclass(frozen=True)
-class RecordedJudge(LocalJudge):
+class RecordedJudge(Judge):
     """Answers from a file of annotations (instruction, output_1, output_2, preference).
 
     They were made in one order; the answer to the other order is the same judgement read the other way
@@ -22,16 +33,18 @@ class RecordedJudge(LocalJudge):
     a judgement.
     """
 
-    template: Template | None
-    file: str
+    file: Text
     order_free: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Read the file. Raises UserError as `read_annotations`."""
-        known: dict[tuple[str, str | None, str], float | None] = {}
-        for prompt, first, second, value in read_annotations(Path(self.file)):
-            known[prompt, first, second] = value
-        object.__setattr__(self, "_known", known)
+    @functools.cached_property
+    def shares(self) -> dict[tuple[str, str | None, str], float | None]:
+        """Share of the win that goes to output_2, by prompt, output_1 and output_2."""
+        return {(a.prompt, a.first, a.second): a.share for a in read_annotations(Path(self.file))}
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.shares  # noqa: B018 - read now, not after the texts are written
+        return self
 
     @property
     def label(self) -> str:
@@ -44,11 +57,10 @@ class RecordedJudge(LocalJudge):
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Look every question up."""
-        for place, question in enumerate(questions):
-            yield place, self._find(question.fields)
+        for number, question in enumerate(questions):
+            yield number, self._look_up(question.fields)
 
-    def _find(self, fields: dict[str, str]) -> Answer:
-        known: dict[tuple[str, str | None, str], float | None] = self.__dict__["_known"]
+    def _look_up(self, fields: dict[str, str]) -> Answer:
         prompt, first, second = (fields[name].strip() for name in ("prompt", "first", "second"))
         for key, to_second in (
             ((prompt, first, second), True),
@@ -56,13 +68,35 @@ class RecordedJudge(LocalJudge):
             ((prompt, None, second), True),
             ((prompt, None, first), False),
         ):
-            if key in known:
-                share = known[key]
+            if key in self.shares:
+                share = self.shares[key]
                 if share is None:
                     return Answer(None, UNPARSABLE, "no preference recorded")
                 return Answer(1 - share if to_second else share)
         return Answer(None, FAILED, "not in the file of annotations")
 
-    def cost(self, questions: Sequence[Question]) -> Cost:
-        """Nothing."""
-        return Cost(len(questions), 0, 0, 0.0)
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """Read AlpacaEval's annotations.
+
+    A preference runs from 1 (output_1) to 2 (output_2); 0 and 1.5 are ties, as in alpaca-eval 0.6; none is no
+    judgement. output_1 is None where the file leaves it out.
+
+    Raises:
+      UserError: a row without prompt, output_2 or preference, or a preference out of range.
+    """
+    judged: list[Annotation] = []
+    for number, row in enumerate(read_rows(path), start=1):
+        where = f"{path}, row {number}"
+        prompt = text_field(row, PROMPT_KEYS, where).strip()
+        second = text_field(row, "output_2", where, optional=True).strip()
+        first = text_field(row, "output_1", where, optional=True).strip() if "output_1" in row else None
+        value = row.get("preference", "missing")
+        number_given = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (number_given and value != value):
+            judged.append(Annotation(prompt, first, second, None))
+        elif number_given and (value == 0 or 1 <= value <= 2):
+            judged.append(Annotation(prompt, first, second, 0.5 if value == 0 else float(value) - 1))
+        else:
+            raise UserError(f"{where}: preference", got=value, expected="a number from 1 to 2, or null")
+    return judged

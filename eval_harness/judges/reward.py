@@ -1,16 +1,17 @@
 """A reward model: a sequence classifier with one output, on this machine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from eval_harness.errors import UserError
+from eval_harness.files.configs import Text
 from eval_harness.judges.content import content
 from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
-from eval_harness.judges.templates import Template
-from eval_harness.judges.types import Answer, Cost, LocalJudge, Question
+from eval_harness.judges.types import Answer, Cost, Judge, Question
 from eval_harness.models import engines
 from eval_harness.models.reference import chat_template, resolve
 
@@ -18,22 +19,20 @@ Key = tuple[str, str]  # prompt (or document), text
 
 
 @register_judge("reward")
-@dataclass(frozen=True)
-class RewardJudge(LocalJudge):
+class RewardJudge(Judge):
     """The text with the higher reward wins; with `soft` the win is shared by sigmoid of the difference.
 
     A tokenizer with a chat template sees the prompt as the user's and the text as the assistant's turn; else
     both are joined by `separator`. Texts beyond `max_length` tokens are cut from the left.
     """
 
-    template: Template | None
-    model: str
+    model: Text
     soft: bool = False
-    separator: str = ""
-    max_length: int = 2048
-    batch_size: int = 8
-    dtype: str = "auto"
-    device: str = "auto"
+    separator: Text = ""
+    max_length: int = Field(2048, ge=1)
+    batch_size: int = Field(8, ge=1)
+    dtype: Text = "auto"
+    device: Text = "auto"
     order_free: ClassVar[bool] = True
 
     @property
@@ -66,18 +65,18 @@ class RewardJudge(LocalJudge):
         for start in range(0, len(waiting), self.batch_size):
             batch = waiting[start : start + self.batch_size]
             scores.update(zip(batch, self._score(model, tokenizer, batch), strict=True))
-            for place, question in enumerate(questions):
+            for number, question in enumerate(questions):
                 keys = _texts(question)
-                if place in answered or not all(key in scores for key in keys):
+                if number in answered or not all(key in scores for key in keys):
                     continue
-                answered.add(place)
+                answered.add(number)
                 rewards = [scores[key] for key in keys]
                 if len(rewards) == 1:
-                    yield place, Answer(rewards[0])
+                    yield number, Answer(rewards[0])
                 elif self.soft:
-                    yield place, Answer(1 / (1 + math.exp(min(max(rewards[1] - rewards[0], -700), 700))))
+                    yield number, Answer(1 / (1 + math.exp(min(max(rewards[1] - rewards[0], -700), 700))))
                 else:
-                    yield place, Answer(compared(*rewards))
+                    yield number, Answer(compared(*rewards))
 
     def _load(self) -> tuple[Any, Any]:
         import transformers
@@ -124,7 +123,7 @@ class RewardJudge(LocalJudge):
 
     def cost(self, questions: Sequence[Question]) -> Cost:
         """Distinct texts to score; no price."""
-        return Cost(len({key for question in questions for key in _texts(question)}), 0, 0, 0.0)
+        return Cost(len({key for question in questions for key in _texts(question)}))
 
 
 def _texts(question: Question) -> list[Key]:

@@ -3,24 +3,29 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
 
 from eval_harness.errors import UserError
-from eval_harness.judges.types import PAIR, RATING, UNPARSABLE, Answer
+from eval_harness.files.configs import AsTuple, Config, Text, config_names, parse_config, read_config
+from eval_harness.judges.types import PAIR, UNPARSABLE, Answer, Cost, Judge, Kind, Question
 from eval_harness.models.identity import sha
-from eval_harness.reasoning.preset import check_keys, preset_folder
-from eval_harness.run.registry import near
 
-_KEYS = {"version", "kind", "title", "system", "user", "labels", "scale", "pattern", "max_tokens"}
 _PLACE = re.compile(r"\{(\w+)\}")
 _PAIR_FIELDS = frozenset({"prompt", "first", "second"})
+_CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
+Unit = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class Template:
-    """A template.
+def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
+    if not scale[0] < scale[1]:
+        raise ValueError(scale)
+    return scale
+
+
+class Template(Config):
+    """A template, as it stands in a YAML file.
 
     Exactly one of `labels` (answer -> value in [0, 1]) and `scale` (lowest and highest number, mapped to
     [0, 1]) is set. `pattern` finds the answer in what the judge writes, its one group holds it, the last
@@ -28,14 +33,30 @@ class Template:
     """
 
     name: str
-    version: int
-    kind: str
-    system: str
-    user: str
-    labels: dict[str, float]
-    scale: tuple[float, float] | None
-    pattern: str | None
-    max_tokens: int
+    version: int = Field(ge=1, description="a positive integer")
+    kind: Kind
+    title: Text = ""
+    system: Text = ""
+    user: Text
+    labels: dict[Text, Unit] = Field(default_factory=dict, description="label: value, every value in [0, 1]")
+    scale: Annotated[tuple[float, float], AsTuple, AfterValidator(_ordered)] | None = Field(
+        None, description="[lowest, highest]"
+    )
+    pattern: Text | None = None
+    max_tokens: int = Field(ge=1, description="a positive integer")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        where = f"judge template {self.name}"
+        if bool(self.labels) == (self.scale is not None):
+            raise UserError(where, got="labels and scale", expected="exactly one of the two")
+        if self.pattern is not None:
+            _check_pattern(self.pattern, f"{where}: pattern")
+        if self.kind == PAIR and (self.fields != _PAIR_FIELDS or self.scale):
+            raise UserError(
+                f"{where}: a pair", got=sorted(self.fields), expected="{prompt}, {first}, {second} and labels"
+            )
+        return self
 
     @property
     def fields(self) -> frozenset[str]:
@@ -64,17 +85,17 @@ class Template:
 
     def read(self, text: str) -> float | None:
         """The value of a judge's text, None where it cannot be read."""
-        found = text.strip()
+        answer = text.strip()
         if self.pattern is not None:
             matches = re.findall(self.pattern, text, re.MULTILINE)
             if not matches:
                 return None
-            found = matches[-1].strip()
+            answer = matches[-1].strip()
         if self.scale is None:
             known = {label.lower(): value for label, value in self.labels.items()}
-            return known.get(found.strip(" .\"'*`[]()").lower())
+            return known.get(answer.strip(" .\"'*`[]()").lower())
         try:
-            number = float(found)
+            number = float(answer)
         except ValueError:
             return None
         low, high = self.scale
@@ -96,96 +117,47 @@ def fence(fields: Mapping[str, str]) -> str:
     return mark
 
 
-def template_folder() -> Path:
-    """Folder of the shipped templates."""
-    return preset_folder().parent / "judges"
+def _check_pattern(pattern: str, where: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UserError(where, got=f"{pattern}: {error}", expected="a regular expression") from error
+    if groups != 1:
+        raise UserError(where, got=f"{groups} groups", expected="one group, around the answer")
 
 
-def template_names(kind: str | None = None) -> list[str]:
-    """Names of the shipped templates, optionally of one kind."""
-    names = sorted(path.stem for path in template_folder().glob("*.yaml"))
-    return [name for name in names if kind is None or load_template(name).kind == kind]
+def template_names() -> list[str]:
+    """Names of the shipped templates."""
+    return config_names("judges")
 
 
-def load_template(name: str, kind: str | None = None) -> Template:
-    """Load a shipped template by name or any by path (ending in .yaml).
+def load_template(name: str, kind: Kind | None = None) -> Template:
+    """Load a shipped template by name or any by path (ending in .yaml or .yml).
 
     Raises:
       UserError: no such template, bad YAML, a wrong key or value, another kind than asked for.
     """
-    import yaml
-
-    path = Path(name) if name.endswith(".yaml") else template_folder() / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in template_folder().glob("*.yaml"))
-        raise UserError("no such judge template", got=name, expected=near(name, known))
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("judge template is not valid YAML", got=f"{path.name}: {error}") from error
-    template = parse_template(raw, path.stem)
+    template = parse_template(*read_config("judges", name, "judge template"))
     if kind is not None and template.kind != kind:
-        raise UserError(f"judge template {path.stem}", got=f"kind {template.kind}", expected=f"kind {kind}")
-    return template
-
-
-def parse_template(raw: object, name: str) -> Template:
-    """Turn parsed YAML into a Template; strict about keys and values. Raises UserError naming both."""
-    where = f"judge template {name}"
-    if not isinstance(raw, dict):
-        raise UserError(where, got=type(raw).__name__, expected="a mapping of keys")
-    check_keys(raw, _KEYS, {"version", "kind", "user", "max_tokens"}, where)
-    if raw["kind"] not in (PAIR, RATING):
-        raise UserError(f"{where}: kind", got=raw["kind"], expected=f"{PAIR} or {RATING}")
-    if ("labels" in raw) == ("scale" in raw):
-        raise UserError(where, got="labels and scale", expected="exactly one of the two")
-    for key in ("version", "max_tokens"):
-        if isinstance(raw[key], bool) or not isinstance(raw[key], int) or raw[key] < 1:
-            raise UserError(f"{where}: {key}", got=raw[key], expected="a positive integer")
-    template = Template(
-        name,
-        raw["version"],
-        raw["kind"],
-        str(raw.get("system", "")),
-        str(raw["user"]),
-        _labels(raw.get("labels", {}), where),
-        _scale(raw["scale"], where) if "scale" in raw else None,
-        _pattern(raw.get("pattern"), where),
-        raw["max_tokens"],
-    )
-    if template.kind == PAIR and (template.fields != _PAIR_FIELDS or template.scale):
         raise UserError(
-            f"{where}: a pair", got=sorted(template.fields), expected="{prompt}, {first}, {second} and labels"
+            f"judge template {template.name}", got=f"kind {template.kind}", expected=f"kind {kind}"
         )
     return template
 
 
-def _labels(raw: object, where: str) -> dict[str, float]:
-    if not isinstance(raw, dict) or not all(_unit(value) for value in raw.values()):
-        raise UserError(f"{where}: labels", got=raw, expected="label: value, every value in [0, 1]")
-    return {str(label): float(value) for label, value in raw.items()}
+def parse_template(raw: object, name: str) -> Template:
+    """Turn parsed YAML into a Template. Raises UserError naming template and key."""
+    return parse_config(Template, raw, f"judge template {name}", name=name)
 
 
-def _unit(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+class TemplateJudge(Judge):
+    """A judge that is asked in words: it needs a template."""
 
+    template: Template
 
-def _scale(raw: object, where: str) -> tuple[float, float]:
-    numbers = isinstance(raw, Sequence) and len(raw) == 2 and all(isinstance(v, int | float) for v in raw)
-    if not numbers or not raw[0] < raw[1]:  # type: ignore[index]
-        raise UserError(f"{where}: scale", got=raw, expected="[lowest, highest]")
-    return float(raw[0]), float(raw[1])  # type: ignore[index]
-
-
-def _pattern(raw: Any, where: str) -> str | None:
-    if raw is None:
-        return None
-    try:
-        groups = re.compile(str(raw)).groups
-    except re.error as error:
-        raise UserError(
-            f"{where}: pattern", got=f"{raw}: {error}", expected="a regular expression"
-        ) from error
-    if groups != 1:
-        raise UserError(f"{where}: pattern", got=f"{groups} groups", expected="one group, around the answer")
-    return str(raw)
+    def cost(self, questions: Sequence[Question]) -> Cost:
+        """Calls, and tokens by four characters each, the answers as long as the template allows."""
+        shown = (self.template.messages(question.fields) for question in questions)
+        characters = sum(len(message["content"]) for messages in shown for message in messages)
+        written = len(questions) * self.template.max_tokens
+        return Cost(len(questions), characters // _CHARACTERS_PER_TOKEN, written)

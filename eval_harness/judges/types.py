@@ -1,11 +1,19 @@
 """Questions to a judge and its answers, of two kinds: which of two texts is better, how good is one."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple
 
-PAIR, RATING = "pair", "rating"
-JUDGED, UNPARSABLE, FAILED = "judged", "unparsable", "failed"
+from eval_harness.files.configs import Config
+
+Kind = Literal["pair", "rating"]
+PAIR: Kind = "pair"
+RATING: Kind = "rating"
+Status = Literal["judged", "unparsable", "failed"]
+JUDGED: Status = "judged"
+UNPARSABLE: Status = "unparsable"
+FAILED: Status = "failed"
 
 
 class Question(NamedTuple):
@@ -24,54 +32,46 @@ class Answer:
     """
 
     value: float | None
-    status: str = JUDGED
+    status: Status = JUDGED
     text: str = ""
     prompt_tokens: int = 0
     answer_tokens: int = 0
-
-    def to_json(self) -> list[Any]:
-        """Return a JSON-ready list."""
-        return [self.value, self.status, self.text, self.prompt_tokens, self.answer_tokens]
 
 
 class Cost(NamedTuple):
     """What asking would take. `price` is in the unit of the judge's prices, None where it names none."""
 
     calls: int
-    prompt_tokens: int
-    answer_tokens: int
-    price: float | None
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    price: float | None = 0.0
 
 
-class Judge(Protocol):
-    """Who answers. An answer arrives as soon as it is there, in any order, with its question's place.
+class Judge(Config):
+    """Who answers; a judge's fields are its options.
 
-    `label` is a name for reports. `order_free`: the order of two texts cannot matter to it.
+    An answer arrives as soon as it is there, in any order, with its question's number. `order_free`: the
+    order of two texts cannot matter to it.
     """
 
-    @property
-    def label(self) -> str:
-        """A name for reports, without secrets."""
+    order_free: ClassVar[bool] = False
 
     @property
-    def order_free(self) -> bool:
-        """Whether the order of two texts cannot matter."""
+    @abstractmethod
+    def label(self) -> str:
+        """A name for reports, without secrets."""
 
     def check(self) -> None:
         """Raise UserError where nobody would answer; called before texts are written."""
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that can change an answer, JSON-ready, without secrets: part of the cache's key."""
 
+    @abstractmethod
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Answer every question once. Raises UserError where no question can be answered."""
 
     def cost(self, questions: Sequence[Question]) -> Cost:
         """What asking them would take; nothing is asked."""
-
-
-class LocalJudge:
-    """A judge with nobody to reach: its files were read when it was made or its settings were asked."""
-
-    def check(self) -> None:
-        """Nothing to reach."""
+        return Cost(len(questions))

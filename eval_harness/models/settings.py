@@ -112,7 +112,7 @@ def namespace(model: ModelIdentity, settings: Settings, installed: dict[str, str
     )
     packages = {} if model.kind == "endpoint" else {n: installed.get(n) for n in engine}
     parts = {
-        "model": {**model.to_json(), "label": None, "chat_template": None},
+        "model": {**dataclasses.asdict(model), "label": None, "chat_template": None},
         "chat_template": model.chat_template if settings.chat_template else None,
         "settings": {**settings.to_json(), "allow_truncation": None, "concurrency": None, "generation": None},
         "lm_eval": installed.get("lm_eval"),

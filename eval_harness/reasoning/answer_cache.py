@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eval_harness.models.answer_store import AnswerStore, entry_key
-
-# Written by lm-eval where an endpoint returned no content; never stored, so that a second run asks again.
-FAILED = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
+from eval_harness.types import NO_ANSWER as FAILED  # never stored, so that a second run asks again
 
 
 class AnswerCache:

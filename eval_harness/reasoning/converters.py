@@ -1,12 +1,10 @@
 """Row converters: other layouts of public data into the columns a shipped task expects; pure functions."""
 
 from collections.abc import Callable
-from typing import Any
 
-from eval_harness.errors import UserError
-from eval_harness.run.registry import near
+from eval_harness.errors import UserError, near
+from eval_harness.files.rows import Row
 
-Row = dict[str, Any]
 CONVERTERS: dict[str, Callable[[Row], Row]] = {}
 
 

@@ -13,20 +13,18 @@ these values), `skip` and `take` (slice), `standin` (few-shot rows that are not 
 made with them are marked not comparable).
 """
 
-import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eval_harness.errors import UserError
-from eval_harness.reasoning.converters import Row, get_converter
-from eval_harness.run.folder import write_text
-from eval_harness.run.registry import near
+from eval_harness.errors import UserError, near
+from eval_harness.files.rows import Row, read_rows
+from eval_harness.files.writing import write_text
+from eval_harness.reasoning.converters import get_converter
 
 _ENTRY_KEYS = {"file", "convert", "where", "skip", "take", "standin"}
 
@@ -117,31 +115,6 @@ def _fill(source: SplitSource, groups: tuple[str, ...]) -> SplitSource:
     return SplitSource(
         Path(sub(str(source.file))), source.convert, filters, source.skip, source.take, source.standin
     )
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a .jsonl or .jsonl.gz file. Raises UserError: missing, not JSON (with line number)."""
-    if not path.is_file():
-        raise UserError(
-            "no such data file",
-            got=path,
-            expected="a .jsonl or .jsonl.gz file",
-            remedy="check the path in the data mapping",
-        )
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rt", encoding="utf-8") as handle:
-            for line in handle:
-                number += 1
-                if line.strip():
-                    yield json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(
-            "unreadable data file",
-            got=f"{path.name} near line {number}: {error}",
-            expected="one JSON object a line",
-        ) from error
 
 
 @lru_cache(maxsize=4)

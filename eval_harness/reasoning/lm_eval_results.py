@@ -2,20 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from eval_harness.reasoning.normalise import mean, normalise, weighted_mean
-from eval_harness.reasoning.preset import Group, Preset
-from eval_harness.run.folder import plain
+from eval_harness.reasoning.preset import ReasoningPreset, TaskGroup
 from eval_harness.types import ItemRecord, Score
-
-GROUP = "group:"
 
 
 def task_scores(
     results: dict[str, Any],
-    preset: Preset,
+    preset: ReasoningPreset,
     sizes: dict[str, int],
     versions: dict[str, str],
     notes: dict[str, list[str]],
@@ -45,6 +41,7 @@ def task_scores(
                     version=versions[task],
                     stderr=float(stderr) if isinstance(stderr, int | float) else None,
                     shots=group.shots,
+                    main=main,
                     normalised=normalise(float(table[metric]), group.tasks[task]) if main else None,
                     comparable=not notes.get(task),
                     notes=tuple(notes.get(task, ())),
@@ -53,8 +50,8 @@ def task_scores(
     return scores
 
 
-def group_scores(scores: list[Score], preset: Preset) -> list[Score]:
-    """Group and average scores by the leaderboard's rules, named `group:<name>` and `group:average`."""
+def group_scores(scores: list[Score], preset: ReasoningPreset) -> list[Score]:
+    """Group and average scores by the leaderboard's rules, the average under the name `average`."""
     by_key = {(s.task, s.metric): s for s in scores}
     groups: list[Score] = []
     means: list[float] = []
@@ -66,11 +63,13 @@ def group_scores(scores: list[Score], preset: Preset) -> list[Score]:
         total = sum(s.n for s in {g.task: g for g in groups}.values())
         groups.append(
             Score(
-                f"{GROUP}average",
+                "average",
                 "normalised",
                 mean(means) / 100.0,
                 None,
                 total,
+                main=True,
+                is_group=True,
                 normalised=mean(means),
                 comparable=all(g.comparable for g in groups),
             )
@@ -78,7 +77,7 @@ def group_scores(scores: list[Score], preset: Preset) -> list[Score]:
     return groups
 
 
-def _group_score(group: Group, metric: str, parts: list[Score]) -> Score:
+def _group_score(group: TaskGroup, metric: str, parts: list[Score]) -> Score:
     value = weighted_mean([s.value for s in parts], [s.n for s in parts])
     if group.normalise == "subtasks":
         scaled = mean([normalise(s.value, group.tasks[s.task]) for s in parts])
@@ -86,11 +85,13 @@ def _group_score(group: Group, metric: str, parts: list[Score]) -> Score:
         scaled = normalise(value, next(iter(group.tasks.values())))
     notes = tuple(dict.fromkeys(note for s in parts for note in s.notes))
     return Score(
-        f"{GROUP}{group.name}",
+        group.name,
         metric,
         value,
         None,
         sum(s.n for s in parts),
+        main=True,
+        is_group=True,
         normalised=scaled,
         shots=group.shots,
         comparable=not notes,
@@ -98,7 +99,7 @@ def _group_score(group: Group, metric: str, parts: list[Score]) -> Score:
     )
 
 
-def item_records(samples: dict[str, list[dict[str, Any]]], preset: Preset) -> list[ItemRecord]:
+def item_records(samples: dict[str, list[dict[str, Any]]], preset: ReasoningPreset) -> list[ItemRecord]:
     """One record per task and document; lm-eval's one sample per filter is merged."""
     records = []
     for task, group in preset.tasks().items():
@@ -106,12 +107,12 @@ def item_records(samples: dict[str, list[dict[str, Any]]], preset: Preset) -> li
         for sample in samples[task]:
             entry = merged.setdefault(int(sample["doc_id"]), {"sample": sample, "metrics": {}})
             which = sample["filter"]
-            entry["metrics"].update({f"{m},{which}": plain(sample[m]) for m in sample["metrics"]})
+            entry["metrics"].update({f"{m},{which}": _json_value(sample[m]) for m in sample["metrics"]})
         records += [_record(task, group, e["sample"], e["metrics"]) for _, e in sorted(merged.items())]
     return records
 
 
-def _record(task: str, group: Group, sample: dict[str, Any], metrics: dict[str, Any]) -> ItemRecord:
+def _record(task: str, group: TaskGroup, sample: dict[str, Any], metrics: dict[str, Any]) -> ItemRecord:
     # One answer per request; repeats of a sampled generation stay a list.
     outputs = [r[0] if len(r) == 1 else list(r) for r in sample["resps"]]
     return ItemRecord(
@@ -121,7 +122,7 @@ def _record(task: str, group: Group, sample: dict[str, Any], metrics: dict[str, 
         doc_hash=sample["doc_hash"],
         cluster=cluster_key(group.cluster, sample["doc"]),
         metrics=metrics,
-        outputs=plain(outputs),
+        outputs=_json_value(outputs),
         target=str(sample["target"]),
         prompt=str(sample["arguments"][0][0]),
         # Of a generated answer the second argument is its settings.
@@ -131,15 +132,16 @@ def _record(task: str, group: Group, sample: dict[str, Any], metrics: dict[str, 
 
 def cluster_key(column: str, doc: dict[str, Any]) -> str:
     """Key equal for documents with the same value in `column`, whatever the task: `column:sha256[:16]`."""
-    text = json.dumps(plain(doc[column]), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(_json_value(doc[column]), sort_keys=True, ensure_ascii=False)
     return f"{column}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def value_from_items(items: Iterable[ItemRecord], task: str, metric: str) -> float:
-    """Mean of a metric over a task's items, instruction-level lists flattened: a score from its records."""
-    values: list[float] = []
-    for item in items:
-        if item.task == task:
-            value = item.metrics[metric]
-            values += [float(v) for v in value] if isinstance(value, list) else [float(value)]
-    return mean(values)
+def _json_value(value: Any) -> Any:
+    """Reduce numpy scalars, tuples and other values to JSON's own types."""
+    if isinstance(value, dict):
+        return {str(key): _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _json_value(value.item()) if hasattr(value, "item") else str(value)

@@ -1,13 +1,11 @@
 """Packages, NLTK data and engines: what would otherwise fail after hours of generation."""
 
 import importlib.util
-import os
 from importlib import metadata
 from pathlib import Path
 
 from eval_harness.errors import UserError
-from eval_harness.models.settings import Settings
-from eval_harness.reasoning.preset import Preset
+from eval_harness.reasoning.preset import ReasoningPreset
 from eval_harness.reasoning.punkt import find_punkt, install_standin
 
 LM_EVAL = "0.4.13"
@@ -19,7 +17,7 @@ NEEDS = {
 }
 
 
-def check_packages(preset: Preset) -> None:
+def check_packages(preset: ReasoningPreset) -> None:
     """Raise UserError with the installing command for the first missing or wrong package."""
     try:
         version = metadata.version("lm_eval")
@@ -41,7 +39,7 @@ def check_packages(preset: Preset) -> None:
                 )
 
 
-def check_punkt(preset: Preset, standin: Path | None) -> bool:
+def check_punkt(preset: ReasoningPreset, standin: Path | None) -> bool:
     """Find NLTK's punkt_tab, or install the stand-in where asked; true means: the stand-in is in use."""
     found = find_punkt() if any("punkt" in g.needs for g in preset.groups) else "real"
     if found == "real":
@@ -56,30 +54,3 @@ def check_punkt(preset: Preset, standin: Path | None) -> bool:
     if found is None:
         install_standin(standin)
     return True
-
-
-def check_backend(settings: Settings) -> None:
-    """Raise UserError where the engine or what it needs is not installed."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and settings.batch_size.startswith("auto"):
-        # Finding a batch size is a collective call; after a kill one rank may have nothing left to ask.
-        raise UserError(
-            "--batch-size under accelerate launch",
-            got=settings.batch_size,
-            expected="an integer",
-            remedy="--batch-size 8",
-        )
-    if settings.backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "backend vllm",
-            got="vllm is not installed",
-            expected="vllm",
-            remedy="pip install vllm in an environment of its own, or --backend hf",
-        )
-    wants_ray = settings.backend == "vllm" and (settings.data_parallel > 1 or settings.executor == "ray")
-    if wants_ray and importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "several replicas or machines need Ray",
-            got="ray is not installed",
-            expected="ray",
-            remedy="pip install ray",
-        )

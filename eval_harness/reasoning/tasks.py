@@ -1,6 +1,5 @@
 """lm-eval's shipped task definitions, with only data source, shots and GPQA's choice order replaced."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -9,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.errors import UserError, first_line
+from eval_harness.errors import UserError, first_line, near
+from eval_harness.files.writing import write_text
 from eval_harness.reasoning.data import DataMapping, prepare_split
-from eval_harness.reasoning.preset import Group, Preset
-from eval_harness.run.folder import write_text
-from eval_harness.run.registry import near
+from eval_harness.reasoning.preset import ReasoningPreset, TaskGroup
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class LoadedTasks:
         return {name: str(task.VERSION) for name, task in self.tasks.items()}
 
 
-def shipped_paths(preset: Preset) -> dict[str, Path]:
+def shipped_paths(preset: ReasoningPreset) -> dict[str, Path]:
     """Where lm-eval keeps each task of the preset. Raises UserError for an unknown one, with near matches."""
     import lm_eval.tasks
 
@@ -55,7 +53,9 @@ def shipped_paths(preset: Preset) -> dict[str, Path]:
     return {task: Path(index[task].yaml_path) for task in preset.tasks()}
 
 
-def check_data(preset: Preset, mapping: DataMapping | None, cache: Path) -> dict[str, dict[str, Path]]:
+def check_data(
+    preset: ReasoningPreset, mapping: DataMapping | None, cache: Path
+) -> dict[str, dict[str, Path]]:
     """Check and prepare local data: task -> split -> file; tasks that the mapping lacks stay on the hub."""
     prepared: dict[str, dict[str, Path]] = {}
     for task, group in preset.tasks().items():
@@ -68,7 +68,7 @@ def check_data(preset: Preset, mapping: DataMapping | None, cache: Path) -> dict
     return prepared
 
 
-def definition(task: str, group: Group, shipped: Path, splits: dict[str, Path] | None) -> str:
+def definition(task: str, group: TaskGroup, shipped: Path, splits: dict[str, Path] | None) -> str:
     """The YAML that includes a shipped definition and replaces what the preset and the mapping say."""
     lines = [f"include: {json.dumps(str(shipped))}", f"task: {task}", f"num_fewshot: {group.shots}"]
     if splits is not None:
@@ -83,7 +83,7 @@ def definition(task: str, group: Group, shipped: Path, splits: dict[str, Path] |
     return "\n".join(lines) + "\n"
 
 
-def load_tasks(preset: Preset, mapping: DataMapping | None, cache: Path) -> LoadedTasks:
+def load_tasks(preset: ReasoningPreset, mapping: DataMapping | None, cache: Path) -> LoadedTasks:
     """Build lm-eval's Task objects.
 
     Raises:
@@ -102,7 +102,7 @@ def load_tasks(preset: Preset, mapping: DataMapping | None, cache: Path) -> Load
     return LoadedTasks(tasks, folder, standins, _samples(preset, tasks))
 
 
-def _has_standin(mapping: DataMapping, task: str, group: Group) -> bool:
+def _has_standin(mapping: DataMapping, task: str, group: TaskGroup) -> bool:
     # Stand-in rows that no prompt shows (0 shots) change nothing.
     splits = mapping.splits(task) or {}
     return group.shots > 0 and any(source.standin for source in splits.values())
@@ -130,7 +130,7 @@ def _build(folder: Path, names: list[str]) -> dict[str, Any]:
     return tasks
 
 
-def _samples(preset: Preset, tasks: dict[str, Any]) -> dict[str, range] | None:
+def _samples(preset: ReasoningPreset, tasks: dict[str, Any]) -> dict[str, range] | None:
     """Per-task item limits in lm-eval's `samples` form: the first n documents."""
     limits = {task: group.limit for task, group in preset.tasks().items() if group.limit is not None}
     sizes = {task: len(tasks[task].eval_docs) for task in limits}
@@ -192,6 +192,6 @@ def requests_digest(loaded: LoadedTasks) -> str:
     return total.hexdigest()
 
 
-def preset_digest(preset: Preset) -> str:
+def preset_digest(preset: ReasoningPreset) -> str:
     """sha256 of a preset's content."""
-    return hashlib.sha256(json.dumps(dataclasses.asdict(preset), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(preset.model_dump(), sort_keys=True).encode()).hexdigest()

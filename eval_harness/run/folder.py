@@ -1,72 +1,31 @@
-"""Run folders: every file appears whole or not at all."""
+"""Run folders: result.json and items.jsonl, of this schema version and the ones before."""
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.types import ItemRecord, SuiteResult
+from eval_harness.files.writing import write_text
+from eval_harness.types import ASKED, SCHEMA_VERSION, ItemRecord, SuiteResult, parse, plain
 
 RESULT, ITEMS = "result.json", "items.jsonl"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically: a temporary file in the same folder, flushed to disk, then renamed.
-
-    Raises:
-      UserError: the disk is full; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                "no disk space",
-                got=f"0 bytes free at {path.parent}",
-                expected=f"{len(text)} bytes",
-                remedy="free space or choose another --out and --cache",
-            ) from error
-        raise
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raise UserError unless the disk that holds `folder` has `needed` bytes free."""
-    probe = folder.resolve()
-    while not probe.exists():
-        probe = probe.parent
-    free = shutil.disk_usage(probe).free
-    if free < needed:
-        raise UserError(
-            "no disk space",
-            got=f"{free} bytes free at {probe}",
-            expected=f"at least {needed} bytes",
-            remedy="free space or choose another --out and --cache",
-        )
+_GROUP = "group:"  # began a group's name in schema version 1
 
 
 def write_run(folder: Path, result: SuiteResult, items: list[ItemRecord]) -> None:
     """Write items first, then the result that vouches for them."""
-    lines = (json.dumps(item.to_json(), ensure_ascii=False) for item in items)
+    lines = (json.dumps(plain(item), ensure_ascii=False) for item in items)
     write_text(folder / ITEMS, "".join(line + "\n" for line in lines))
-    write_text(folder / RESULT, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / RESULT, json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the folder holds a run's result."""
+    return (folder / RESULT).is_file()
 
 
 def read_result(folder: Path) -> SuiteResult:
-    """Read a run's result. Raises UserError: none there, unreadable, another schema version."""
+    """Read a run's result. Raises UserError: none there, unreadable, an unknown schema version."""
     path = folder / RESULT
     if not path.is_file():
         raise UserError(
@@ -76,9 +35,36 @@ def read_result(folder: Path) -> SuiteResult:
             remedy="eval-harness run --model DIR --suites reasoning --out DIR",
         )
     try:
-        return SuiteResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return parse_result(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
         raise UserError("unreadable result", got=f"{path}: {error}") from error
+
+
+def parse_result(data: Any) -> SuiteResult:
+    """A result of its JSON object, of any schema version. Raises ValueError: unknown version or keys."""
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version == 1:
+        return parse(SuiteResult, _from_version_1(data))
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version: got {version}, expected {SCHEMA_VERSION} or 1")
+    return parse(SuiteResult, data)
+
+
+def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 marked main metrics by a scale, groups by their name, and kept the limit in the settings."""
+    settings = data.get("settings", {})
+    scores = [
+        {
+            **score,
+            "task": score["task"].removeprefix(_GROUP),
+            "is_group": score["task"].startswith(_GROUP),
+            "main": score.get("normalised") is not None,
+        }
+        for score in data.get("scores", ())
+    ]
+    asked = (*ASKED, *(name for name in ("win_rate",) if name in settings))
+    changed = {"scores": scores, "asked": asked, "max_unjudged": settings.get("max_unjudged")}
+    return {**data, **changed, "schema_version": SCHEMA_VERSION}
 
 
 def read_items(folder: Path) -> list[ItemRecord]:
@@ -90,8 +76,8 @@ def read_items(folder: Path) -> list[ItemRecord]:
     with path.open(encoding="utf-8") as handle:
         try:
             for line in handle:
-                items.append(ItemRecord.from_json(json.loads(line)))
-        except (ValueError, TypeError, AttributeError) as error:
+                items.append(parse(ItemRecord, json.loads(line)))
+        except ValueError as error:
             raise UserError(
                 "unreadable per-item records",
                 got=f"{path}, line {len(items) + 1}: {error}",
@@ -99,14 +85,3 @@ def read_items(folder: Path) -> list[ItemRecord]:
                 remedy="copy the run folder again, or run again with --overwrite",
             ) from error
     return items
-
-
-def plain(value: Any) -> Any:
-    """Reduce numpy scalars, tuples and other non-JSON values to JSON's own types."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return plain(value.item()) if hasattr(value, "item") else str(value)

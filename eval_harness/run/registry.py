@@ -1,51 +1,66 @@
-"""Suites by name: one file `suite.py` in a folder of its own, one decorator."""
+"""Suites by name: one file `suite.py` in a folder of its own, one decorator over a class."""
 
-import difflib
+import argparse
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import eval_harness
-from eval_harness.errors import UserError
+from eval_harness.errors import UserError, near
+from eval_harness.run.job import Job, O, P, Plan
 
-F = TypeVar("F", bound=Callable[..., object])
+S = TypeVar("S", bound="type[Suite[Any, Any]]")
 
 
-class Suite(NamedTuple):
-    """What the runner needs of a suite; presets are the suite's own type with name, version and suite.
+class Suite(ABC, Generic[P, O]):
+    """All that the harness knows of a suite: its presets' type P, its options' type O, how it is planned.
 
-    `prepare` makes a checked plan of a job (`jobs.Job` -> `jobs.Plan`), `parse` a preset of parsed YAML and a
-    name, `select` a part of a preset by task names and an item limit, `describe` one line on a job without a
-    model. `default` names the preset that is meant where none is.
+    Scores say themselves which way is better and which of them are main; `Measured.facts` are what a report
+    says beside the gates.
     """
 
-    prepare: Callable[..., Any]
-    parse: Callable[..., Any]
-    select: Callable[..., Any]
-    describe: Callable[..., str]
-    default: str
+    name: ClassVar[str] = ""
+    default_preset: ClassVar[str]
+
+    @abstractmethod
+    def parse(self, raw: object, name: str) -> P:
+        """A preset of parsed YAML. Raises UserError naming preset and key."""
+
+    def add_flags(self, group: "argparse._ArgumentGroup") -> None:
+        """Add the suite's flags to `run` and `validate`, in a group with its name."""
+
+    @abstractmethod
+    def options(self, args: argparse.Namespace) -> O:
+        """The suite's options of a command line; touches no model."""
+
+    def is_local(self, preset: P, options: O) -> bool:
+        """Whether everything the preset reads is at hand, so that no hub need be asked."""
+        return False
+
+    @abstractmethod
+    def describe(self, job: Job[P, O]) -> str:
+        """Check what can be checked without a model, in one line. Raises UserError."""
+
+    @abstractmethod
+    def prepare(self, job: Job[P, O]) -> Plan:
+        """Preflight: check everything, load no model. Raises UserError: the first thing that would fail."""
 
 
-_SUITES: dict[str, Suite] = {}
+_SUITES: dict[str, Suite[Any, Any]] = {}
 
 
-def register_suite(
-    name: str,
-    *,
-    parse: Callable[..., Any],
-    select: Callable[..., Any],
-    describe: Callable[..., str],
-    default: str,
-) -> Callable[[F], F]:
-    """Register `prepare` under a unique name; a duplicate raises ValueError naming both owners."""
+def register_suite(name: str) -> Callable[[S], S]:
+    """Register a suite under a unique name; a duplicate raises ValueError naming both owners."""
 
-    def decorate(prepare: F) -> F:
+    def decorate(cls: S) -> S:
         if name in _SUITES:
-            owner = _SUITES[name].prepare.__module__
-            raise ValueError(f"suite {name!r}: already {owner}, now {prepare.__module__}")
-        _SUITES[name] = Suite(prepare, parse, select, describe, default)
-        return prepare
+            owner = type(_SUITES[name]).__module__
+            raise ValueError(f"suite {name!r}: already {owner}, now {cls.__module__}")
+        cls.name = name
+        _SUITES[name] = cls()
+        return cls
 
     return decorate
 
@@ -56,7 +71,7 @@ def names() -> list[str]:
     return sorted(_SUITES)
 
 
-def get(name: str) -> Suite:
+def get(name: str) -> Suite[Any, Any]:
     """Return the suite; an unknown name raises UserError with near matches."""
     _load()
     if name not in _SUITES:
@@ -71,9 +86,3 @@ def _load() -> None:
             modules = pkgutil.iter_modules([f"{path}/{folder.name}" for path in eval_harness.__path__])
             if any(module.name == "suite" for module in modules):
                 importlib.import_module(f"eval_harness.{folder.name}.suite")
-
-
-def near(name: str, known: list[str]) -> str:
-    """Near matches of a misspelt name first, else the first known names."""
-    close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-    return ("did you mean " + ", ".join(close) + "?") if close else "one of " + ", ".join(known[:8])

@@ -4,40 +4,39 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
 from eval_harness.models.reference import ModelRef
-from eval_harness.models.settings import Settings
-from eval_harness.reasoning.data import DataMapping
-from eval_harness.reasoning.preset import read_preset
-from eval_harness.run.folder import RESULT, read_result, write_run
-from eval_harness.run.job import BASELINE, CANDIDATE, Job, Plan
+from eval_harness.models.settings import Settings, environment, versions
+from eval_harness.run.folder import is_finished, read_items, read_result, write_run
+from eval_harness.run.job import BASELINE, CANDIDATE, Job, Measured, Plan, Role
+from eval_harness.run.preset import Preset, read_preset
 from eval_harness.run.registry import get
-from eval_harness.types import SuiteResult
+from eval_harness.types import ItemRecord, SuiteResult
 
 
 @dataclass(frozen=True)
 class Request:
     """What the user asked for; `cache` None keeps nothing beyond the run.
 
-    `presets` are of the suites' own types; `extra` are options of single suites.
+    `presets` are of the suites' own types; `options` maps a suite to its own.
     """
 
     model: ModelRef | None
-    presets: tuple[Any, ...]
+    presets: tuple[Preset, ...]
     settings: Settings
+    options: Mapping[str, object] = field(default_factory=dict)
     out: Path | None = None
     baseline: ModelRef | None = None
-    mapping: DataMapping | None = None
     cache: Path | None = None
-    punkt_standin: bool = False
     overwrite: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def default_cache() -> Path:
@@ -47,27 +46,23 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eval_harness"
 
 
-def parse_suites(text: str, tasks: list[str] | None, limit: int | None) -> tuple[Any, ...]:
+def parse_suites(text: str, tasks: list[str] | None, limit: int | None) -> tuple[Preset, ...]:
     """`reasoning`, `reasoning:quick`, `reasoning:my.yaml`, several joined by commas.
 
     Raises:
       UserError: unknown suite, preset or task; a preset of another suite.
     """
-    presets = []
-    for part in text.split(","):
-        suite, _, name = part.strip().partition(":")
-        preset = load_suite_preset(suite, name)
-        presets.append(get(suite).select(preset, tasks, limit))
-    return tuple(presets)
+    parts = [part.strip().partition(":") for part in text.split(",")]
+    return tuple(load_suite_preset(suite, name).select(tasks, limit) for suite, _, name in parts)
 
 
-def load_suite_preset(suite: str, name: str = "") -> Any:
+def load_suite_preset(suite: str, name: str = "") -> Preset:
     """A preset of a suite, its default one without a name. Raises UserError: none, or of another suite."""
-    get(suite)
-    raw, stem = read_preset(name or get(suite).default)
+    raw, stem = read_preset(name or get(suite).default_preset)
     if raw.get("suite") != suite:
         raise UserError(f"preset {stem}", got=f"suite {raw.get('suite')}", expected=f"suite {suite}")
-    return get(suite).parse(raw, stem)
+    preset: Preset = get(suite).parse(raw, stem)
+    return preset
 
 
 @contextmanager
@@ -96,12 +91,12 @@ def run(request: Request) -> list[SuiteResult]:
     if out is None:
         raise UserError("no output folder", expected="--out DIR")
     with _workplace(request.cache) as work:
-        plans = _plans(request, work)
+        plans = _plans(request, out, work)
         for folder, plan in plans:
             _check_free(folder, plan.key, request.overwrite)
         results = []
         for folder, plan in plans:
-            done = plan.execute()
+            done = execute(plan)
             if done is None:  # another rank writes
                 continue
             write_run(folder, *done)
@@ -110,40 +105,68 @@ def run(request: Request) -> list[SuiteResult]:
         return results
 
 
-def _plans(request: Request, work: Path) -> list[tuple[Path, Plan]]:
+def execute(plan: Plan) -> tuple[SuiteResult, list[ItemRecord]] | None:
+    """Measure. A run with the same key that was finished before is read back; None on ranks other than 0."""
+    kept = plan.job.cache / "runs" / plan.key if plan.job.cache else None
+    if kept is not None and is_finished(kept):
+        return read_result(kept), read_items(kept)
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    with plan.job.store() as store:
+        measured = plan.measure(store)
+    if measured is None:
+        return None
+    result = _result(plan, measured, started, time.monotonic() - clock)
+    if kept is not None and measured.complete:
+        write_run(kept, result, measured.items)
+    return result, measured.items
+
+
+def _result(plan: Plan, measured: Measured, started: str, seconds: float) -> SuiteResult:
+    preset, settings = plan.job.preset, plan.job.settings
+    return SuiteResult(
+        suite=preset.suite,
+        preset=preset.name,
+        preset_version=preset.version,
+        key=plan.key,
+        model=plan.model,
+        scores=measured.scores,
+        settings={**dataclasses.asdict(settings), **measured.settings},
+        seeds={**settings.seeds, **measured.seeds},
+        versions=versions(),
+        environment=environment(settings),
+        counts=measured.counts,
+        comparable=measured.comparable,
+        notes=measured.notes,
+        facts=measured.facts,
+        asked=measured.asked,
+        max_unjudged=measured.max_unjudged,
+        started=started,
+        seconds=round(seconds, 3),
+    )
+
+
+def _plans(request: Request, out: Path, work: Path) -> list[tuple[Path, Plan]]:
     plans: list[tuple[Path, Plan]] = []
-    models = [(BASELINE, request.baseline)] if request.baseline else []
+    models: list[tuple[Role, ModelRef | None]] = [(BASELINE, request.baseline)] if request.baseline else []
     for role, ref in [*models, (CANDIDATE, request.model)]:
         for preset in request.presets:
             if ref is None:
                 raise UserError("no model", expected="--model DIR or URL")
             name = f"{preset.suite}-{preset.name}" if len(request.presets) > 1 else ""
-            assert request.out is not None  # checked by run
-            folder = request.out / (BASELINE if role == BASELINE else "") / name
+            folder = out / (BASELINE if role == BASELINE else "") / name
             plans.append((folder, get(preset.suite).prepare(_job(request, preset, ref, role, work))))
     return plans
 
 
-def _job(request: Request, preset: Any, ref: ModelRef, role: str, work: Path) -> Job:
-    return Job(
-        preset,
-        ref,
-        request.settings,
-        work,
-        request.cache,
-        request.mapping,
-        request.punkt_standin,
-        role,
-        request.baseline if role == CANDIDATE else request.model,
-        request.extra,
-    )
+def _job(request: Request, preset: Preset, ref: ModelRef, role: Role, work: Path) -> Job[Any, Any]:
+    opponent = request.baseline if role == CANDIDATE else request.model
+    options = request.options[preset.suite]
+    return Job(preset, options, ref, request.settings, work, request.cache, role, opponent)
 
 
 def _check_free(folder: Path, key: str, overwrite: bool) -> None:
     """Raise UserError where the folder holds another run's result."""
-    if overwrite or not (folder / RESULT).is_file():
-        return
-    if read_result(folder).key != key:
+    if not overwrite and is_finished(folder) and read_result(folder).key != key:
         raise UserError(
             "the output folder holds another run",
             got=folder,
@@ -165,6 +188,6 @@ def validate(request: Request) -> list[str]:
                 job = _job(request, preset, ModelRef("hf"), CANDIDATE, work)
                 lines.append(get(preset.suite).describe(job))
                 continue
-            one = dataclasses.replace(request, presets=(preset,), out=Path("unused"))
-            lines += [plan.line() for _, plan in _plans(one, work)]
+            one = dataclasses.replace(request, presets=(preset,))
+            lines += [plan.line() for _, plan in _plans(one, Path("unused"), work)]
     return lines

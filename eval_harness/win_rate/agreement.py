@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.files import read_rows
+from eval_harness.files.rows import Row, read_rows, text_field
+from eval_harness.files.tables import markdown_table, text_table
+from eval_harness.files.writing import write_text
 from eval_harness.judges import Judge, ask
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.identity import sha
-from eval_harness.run.folder import write_text
 from eval_harness.stats.agreement import cohen_kappa
 from eval_harness.win_rate.comparisons import Comparison, judgements, questions, tally
 from eval_harness.win_rate.summary import win_rate
@@ -23,7 +24,7 @@ _FIELDS = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
-class Agreement:
+class JudgeAgreement:
     """One judge on one file.
 
     `agreement` is the share of pairs in which the judge, asked in both orders, prefers what people prefer,
@@ -49,30 +50,27 @@ class Agreement:
 
 def read_pairs(path: Path, limit: int | None) -> list[Comparison]:
     """Pairs of a file, what people chose as the candidate. Raises UserError: a row without its texts."""
-    pairs = []
-    for number, row in enumerate(read_rows(path)[:limit]):
-        texts = [row.get(field) for field in _FIELDS]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(
-                f"{path}, row {number + 1}", got=sorted(row), expected=f"texts under {', '.join(_FIELDS)}"
-            )
-        prompt, chosen, rejected = map(str, texts)
-        pairs.append(Comparison(path.name, number, prompt, chosen.strip(), rejected.strip()))
-    return pairs
+
+    def pair(number: int, row: Row) -> Comparison:
+        where = f"{path}, row {number + 1}"
+        prompt, chosen, rejected = (text_field(row, field, where, optional=True) for field in _FIELDS)
+        return Comparison(path.name, number, prompt, chosen.strip(), rejected.strip())
+
+    return [pair(number, row) for number, row in enumerate(read_rows(path)[:limit])]
 
 
-def measure(pairs: Sequence[Comparison], judge: Judge, store: AnswerStore, data: str) -> Agreement:
+def measure(pairs: Sequence[Comparison], judge: Judge, store: AnswerStore, data: str) -> JudgeAgreement:
     """Ask the judge about every pair in both orders. Raises UserError: not one judgement."""
     answers, _ = ask(judge, questions(pairs), store)
-    found = judgements(pairs, answers)
-    kept = [(pair, one.share) for pair, one in zip(pairs, found, strict=True) if one.share is not None]
+    judged = judgements(pairs, answers)
+    kept = [(pair, one.share) for pair, one in zip(pairs, judged, strict=True) if one.share is not None]
     if not kept:
         raise UserError("no pair has a judgement", got=f"judge {judge.label}", expected="readable answers")
     rate = win_rate([share for _, share in kept], [pair.prompt for pair, _ in kept])
-    count = tally(pairs, found)
+    count = tally(pairs, judged)
     people = ["first" if _first(pair) else "second" for pair, _ in kept]
     labels = [_label(share, _first(pair)) for pair, share in kept]
-    return Agreement(
+    return JudgeAgreement(
         data,
         judge.label,
         len(pairs),
@@ -102,41 +100,33 @@ def _label(share: float, chosen_first: bool) -> str:
     return "first" if (share > 0.5) == chosen_first else "second"
 
 
-def table(rows: Sequence[Agreement], style: str = "text") -> str:
+_HEAD = (
+    *("data", "judge", "pairs", "agreement", "95 % interval", "kappa"),
+    *("ties", "same place twice", "no answer"),
+)
+
+
+def table(rows: Sequence[JudgeAgreement], style: str = "text") -> str:
     """The rows as text, md, csv or json."""
     if style == "json":
         return json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n"
     if style == "csv":
         out = io.StringIO()
-        writer = csv.DictWriter(out, [f.name for f in dataclasses.fields(Agreement)], lineterminator="\n")
+        writer = csv.DictWriter(
+            out, [f.name for f in dataclasses.fields(JudgeAgreement)], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows({k: _short(v) for k, v in dataclasses.asdict(row).items()} for row in rows)
         return out.getvalue()
-    head = [
-        "data",
-        "judge",
-        "pairs",
-        "agreement",
-        "95 % interval",
-        "kappa",
-        "ties",
-        "same place twice",
-        "no answer",
-    ]
-    cells = [head, *(_cells(row) for row in rows)]
-    if style == "md":
-        cells.insert(1, ["---"] * len(head))
-        return "".join(f"| {' | '.join(row)} |\n" for row in cells)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
-    return "\n".join(lines) + "\n"
+    cells = [_HEAD, *map(_cells, rows)]
+    return "".join(f"{line}\n" for line in (markdown_table if style == "md" else text_table)(cells))
 
 
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _cells(row: Agreement) -> list[str]:
+def _cells(row: JudgeAgreement) -> Sequence[str]:
     bias = "cannot be" if row.position_bias is None else f"{row.position_bias:.3f}"
     return [
         row.data,
@@ -151,9 +141,6 @@ def _cells(row: Agreement) -> list[str]:
     ]
 
 
-def write_table(path: Path, rows: Sequence[Agreement]) -> None:
-    """Write .md, .csv or .json. Raises UserError for another ending."""
-    style = path.suffix.lstrip(".")
-    if style not in ("md", "csv", "json"):
-        raise UserError("--out", got=path.name, expected=".md, .csv or .json")
-    write_text(path, table(rows, style))
+def write_table(path: Path, rows: Sequence[JudgeAgreement]) -> None:
+    """Write .md, .csv or .json."""
+    write_text(path, table(rows, path.suffix.lstrip(".")))

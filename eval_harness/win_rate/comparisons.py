@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE, Answer, Question
+from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE, Answer, Question, Status
 
 METRIC = "win_rate,both_orders"
 
@@ -29,7 +29,7 @@ class Judgement:
 
     share: float | None
     orders: tuple[float | None, float | None]
-    statuses: tuple[str, str]
+    statuses: tuple[Status, Status]
 
     @property
     def biased(self) -> bool:
@@ -45,12 +45,12 @@ TIE = Judgement(0.5, (0.5, 0.5), (JUDGED, JUDGED))
 
 def questions(comparisons: Sequence[Comparison]) -> list[Question]:
     """Two questions per comparison, the candidate's text first, then second; equal texts are not asked."""
-    found = []
+    asked = []
     for pair in comparisons:
         if pair.candidate != pair.baseline:
             for first, second in ((pair.candidate, pair.baseline), (pair.baseline, pair.candidate)):
-                found.append(Question({"prompt": pair.prompt, "first": first, "second": second}))
-    return found
+                asked.append(Question({"prompt": pair.prompt, "first": first, "second": second}))
+    return asked
 
 
 def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> list[Judgement]:
@@ -59,17 +59,17 @@ def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> 
     A comparison with a failed or unreadable answer in either order has no share: one order alone would carry
     the judge's bias for a place, and a failure must never be a win.
     """
-    rest, found = iter(answers), []
+    rest, judged = iter(answers), []
     for pair in comparisons:
         if pair.candidate == pair.baseline:
-            found.append(TIE)
+            judged.append(TIE)
             continue
         one, two = next(rest), next(rest)
         share = None
         if one.value is not None and two.value is not None:
             share = (one.value + 1 - two.value) / 2
-        found.append(Judgement(share, (one.value, two.value), (one.status, two.status)))
-    return found
+        judged.append(Judgement(share, (one.value, two.value), (one.status, two.status)))
+    return judged
 
 
 class Tally(NamedTuple):
@@ -92,23 +92,23 @@ class Tally(NamedTuple):
     first_place: float
 
 
-def tally(comparisons: Sequence[Comparison], found: Sequence[Judgement]) -> Tally:
+def tally(comparisons: Sequence[Comparison], judged: Sequence[Judgement]) -> Tally:
     """Count."""
-    shares = [j.share for j in found if j.share is not None]
-    asked = [j for pair, j in zip(comparisons, found, strict=True) if pair.candidate != pair.baseline]
+    shares = [j.share for j in judged if j.share is not None]
+    asked = [j for pair, j in zip(comparisons, judged, strict=True) if pair.candidate != pair.baseline]
     both = [j for j in asked if j.share is not None]
     statuses = Counter(status for j in asked for status in j.statuses)
-    places = [value for j in asked for value in j.orders if value is not None]
+    values = [value for j in asked for value in j.orders if value is not None]
     return Tally(
-        len(found),
+        len(judged),
         len(shares),
         sum(s > 0.5 for s in shares),
         sum(s == 0.5 for s in shares),
         sum(s < 0.5 for s in shares),
-        len(found) - len(asked),
+        len(judged) - len(asked),
         2 * len(asked),
         statuses[UNPARSABLE],
         statuses[FAILED],
         sum(j.biased for j in both) / len(both) if both else 0.0,
-        sum(places) / len(places) if places else 0.5,
+        sum(values) / len(values) if values else 0.5,
     )

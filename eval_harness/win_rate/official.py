@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
+from eval_harness.files.configs import config_folder
+from eval_harness.files.writing import write_text
 from eval_harness.judges.http import HTTPJudge
 from eval_harness.judges.types import Judge
 from eval_harness.models.identity import sha
-from eval_harness.reasoning.preset import preset_folder
-from eval_harness.run.folder import write_text
 from eval_harness.win_rate.comparisons import Comparison
 
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
@@ -29,7 +29,7 @@ _SCRIPT = Path(__file__).with_name("official_script.py")
 
 def requirements() -> Path:
     """The pinned versions."""
-    return preset_folder().parent / "alpaca-eval.txt"
+    return config_folder("suites").parent / "alpaca-eval.txt"
 
 
 def environment_python(cache: Path, say: Callable[[str], None]) -> Path:

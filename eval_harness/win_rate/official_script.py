@@ -21,9 +21,9 @@ def configuration(request: dict[str, Any]) -> Path:
         "price_per_token": 0,
         "requires_chatml": True,
     }
-    place = Path(request["folder"]) / "configs.yaml"
-    place.write_text(yaml.safe_dump({name: body}), encoding="utf-8")
-    return place
+    written = Path(request["folder"]) / "configs.yaml"
+    written.write_text(yaml.safe_dump({name: body}), encoding="utf-8")
+    return written
 
 
 PROMPTS = 805
@@ -41,10 +41,10 @@ def controlled(annotations: Any) -> float | str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        found = metrics.get_length_controlled_winrate(annotations, save_weights_dir=None)
+        rate = metrics.get_length_controlled_winrate(annotations, save_weights_dir=None)
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         return f"unavailable offline ({type(error).__name__})"
-    return float(found["length_controlled_winrate"]) / 100
+    return float(rate["length_controlled_winrate"]) / 100
 
 
 def main(path: str) -> None:

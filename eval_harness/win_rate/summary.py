@@ -1,7 +1,7 @@
 """From judgements to scores, and to the lines of a report; pure but for numpy."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -45,9 +45,9 @@ def win_rate(shares: Sequence[float], clusters: Sequence[str]) -> Rate:
     return Rate(estimate.mean, estimate.stderr, low, high, len(shares))
 
 
-def controlled(comparisons: Sequence[Comparison], found: Sequence[Judgement]) -> Controlled:
+def controlled(comparisons: Sequence[Comparison], judged: Sequence[Judgement]) -> Controlled:
     """Length-controlled win rate of the comparisons that have a judgement."""
-    kept = [(c, j.share) for c, j in zip(comparisons, found, strict=True) if j.share is not None]
+    kept = [(c, j.share) for c, j in zip(comparisons, judged, strict=True) if j.share is not None]
     return length_controlled(
         [share for _, share in kept],
         [(len(c.candidate), len(c.baseline)) for c, _ in kept],
@@ -56,60 +56,42 @@ def controlled(comparisons: Sequence[Comparison], found: Sequence[Judgement]) ->
     )
 
 
-def scores(comparisons: Sequence[Comparison], found: Sequence[Judgement], version: str) -> list[Score]:
+def scores(comparisons: Sequence[Comparison], judged: Sequence[Judgement], version: str) -> list[Score]:
     """Win rate and length-controlled win rate per task, then of all tasks together.
 
     A task without any judgement has no score. `n` counts all comparisons, judged or not.
     """
     tasks = list(dict.fromkeys(c.task for c in comparisons))
-    name = f"group:{comparisons[0].task.rpartition('_t')[0] or comparisons[0].task}"
-    parts = [(task, [i for i, c in enumerate(comparisons) if c.task == task]) for task in tasks]
+    parts = [(task, False, [i for i, c in enumerate(comparisons) if c.task == task]) for task in tasks]
     if len(tasks) > 1:
-        parts.append((name, list(range(len(comparisons)))))
+        parts.append((tasks[0].rpartition("_t")[0] or tasks[0], True, list(range(len(comparisons)))))
     made = []
-    for task, places in parts:
-        own, judged = [comparisons[i] for i in places], [found[i] for i in places]
-        kept = [(c.prompt, j.share) for c, j in zip(own, judged, strict=True) if j.share is not None]
+    for task, is_group, chosen in parts:
+        pairs, outcomes = [comparisons[i] for i in chosen], [judged[i] for i in chosen]
+        kept = [(c.prompt, j.share) for c, j in zip(pairs, outcomes, strict=True) if j.share is not None]
         if not kept:
             continue
         rate = win_rate([share for _, share in kept], [prompt for prompt, _ in kept])
         error = None if np.isnan(rate.stderr) else rate.stderr
-        ends = (None, None) if error is None else (rate.low, rate.high)
-        main = Score(task, METRIC, rate.rate, error, len(own), version=version, low=ends[0], high=ends[1])
-        lc = controlled(own, judged)
-        made += [
-            _with_scale(main),
-            Score(
-                task,
-                CONTROLLED,
-                lc.rate,
-                lc.stderr,
-                len(own),
-                version=version,
-                low=lc.low,
-                high=lc.high,
-                notes=(NOT_OFFICIAL,),
-            ),
-        ]
+        low, high = (None, None) if error is None else (rate.low, rate.high)
+        common: dict[str, Any] = {"n": len(pairs), "is_group": is_group, "version": version}
+        made.append(Score(task, METRIC, rate.rate, error, main=True, low=low, high=high, **common))
+        lc = controlled(pairs, outcomes)
+        common |= {"notes": (NOT_OFFICIAL,), "low": lc.low, "high": lc.high}
+        made.append(Score(task, CONTROLLED, lc.rate, lc.stderr, **common))
     return made
 
 
-def _with_scale(score: Score) -> Score:
-    import dataclasses
-
-    return dataclasses.replace(score, normalised=100 * score.value)
-
-
 def facts(
-    comparisons: Sequence[Comparison], found: Sequence[Judgement], made: Sequence[Score], judge: Judge
+    comparisons: Sequence[Comparison], judged: Sequence[Judgement], made: Sequence[Score], judge: Judge
 ) -> list[tuple[str, str]]:
     """What a report says besides the gates: name and text."""
-    count = tally(comparisons, found)
+    count = tally(comparisons, judged)
     lines = [("judge", judge.label)]
     for score in made:
         what = "win rate" if score.metric == METRIC else f"length-controlled win rate ({NOT_OFFICIAL})"
-        lines.append((f"{what}, {score.task.removeprefix('group:')}", _rate(score)))
-    worst = sum(j.share or 0.0 for j in found) / len(found)
+        lines.append((f"{what}, {score.task}", _rate(score)))
+    worst = sum(j.share or 0.0 for j in judged) / len(judged)
     lines += [
         ("comparisons", _counts(count)),
         ("position bias", "none by construction" if judge.order_free else _bias(count)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from eval_harness.errors import UserError
-from eval_harness.files import read_outputs
+from eval_harness.files.rows import PROMPT_KEYS, data_name, read_rows, text_field
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.generation import Sampling, generate, plan_generation
 from eval_harness.models.generation.run import Generation
@@ -18,10 +18,12 @@ from eval_harness.types import ModelIdentity
 from eval_harness.win_rate.preset import WinRatePreset, task_name
 
 FILE = "outputs"  # kind of a ModelRef
+# AlpacaEval's annotations hold the model's text as output_2.
+_OUTPUT_KEYS = ("output", "response", "output_2")
 
 
 class Slot(NamedTuple):
-    """One text of a run: place of its prompt, temperature and number of the sample (0, 0 in files)."""
+    """One text of a run: number of its prompt, temperature and number of the sample (0, 0 in files)."""
 
     task: str
     doc_id: int
@@ -48,18 +50,18 @@ class Source(Protocol):
 def slots_of(preset: WinRatePreset, prompts: int, files_only: bool) -> list[Slot]:
     """What is compared, task by task: with two files one text per prompt, else one per sample."""
     if files_only:
-        return [Slot(preset.task, place, place, 0.0, 0) for place in range(prompts)]
-    found = []
+        return [Slot(preset.task, prompt, prompt, 0.0, 0) for prompt in range(prompts)]
+    slots = []
     for temperature in preset.sampling.temperatures:
         # At temperature 0 all samples are equal: one says it all.
         samples = 1 if temperature == 0 else preset.sampling.samples
         task = task_name(preset.task, temperature)
-        found += [
-            Slot(task, place * samples + number, place, temperature, number)
-            for place in range(prompts)
+        slots += [
+            Slot(task, prompt * samples + number, prompt, temperature, number)
+            for prompt in range(prompts)
             for number in range(samples)
         ]
-    return found
+    return slots
 
 
 class FileTexts:
@@ -78,7 +80,7 @@ class FileTexts:
             )
         self._texts = [outputs[prompt.strip()] for prompt in prompts]
         content = sha(json.dumps(self._texts))
-        self.model = ModelIdentity(FILE, _stem(path), content, "none")
+        self.model = ModelIdentity(FILE, data_name(path), content, "none")
 
     def digest(self) -> str:
         """Of the texts."""
@@ -106,7 +108,7 @@ class WrittenTexts:
 
     def known(self, slots: Sequence[Slot], store: AnswerStore | None) -> list[str | None]:
         """Texts in the store."""
-        draws = {(place, t, number): draw.key for place, t, number, draw in self.plan.draws}
+        draws = {(prompt, t, number): draw.key for prompt, t, number, draw in self.plan.draws}
         keys = [draws[slot.prompt, slot.temperature, slot.number] for slot in slots]
         held = store.read(set(keys)) if store else {}
         return [Written(*held[key]).text.strip() if key in held else None for key in keys]
@@ -130,10 +132,22 @@ def source_of(
     return WrittenTexts(plan_generation(ref, shown, sampling, settings))
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
-
-
 def is_file(ref: ModelRef | None) -> bool:
     """Whether a reference is a file of texts."""
     return ref is not None and ref.kind == FILE
+
+
+def read_outputs(path: Path) -> dict[str, str]:
+    """Prompt -> text of a model's output file, both without white space at the ends.
+
+    Raises:
+      UserError: rows without prompt or text, two different texts for one prompt.
+    """
+    texts: dict[str, str] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        where = f"{path}, row {number}"
+        prompt = text_field(row, PROMPT_KEYS, where).strip()
+        text = text_field(row, _OUTPUT_KEYS, where, optional=True).strip()
+        if texts.setdefault(prompt, text) != text:
+            raise UserError(where, got=f"a second text for {prompt[:60]!r}", expected="one text per prompt")
+    return texts

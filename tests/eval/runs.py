@@ -34,7 +34,7 @@ def make_items(task, values, clusters=None, metric=METRIC, prompt="What is {task
 def score_of(task, values, metric=METRIC):
     flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
     mean = sum(flat) / len(flat) if flat else 0.0
-    return Score(task, metric, mean, None, len(values), normalised=100 * mean, version="1.0")
+    return Score(task, metric, mean, None, len(values), main=True, normalised=100 * mean, version="1.0")
 
 
 def make_run(folder, tasks, label="model", clusters=None, metric=METRIC, items=None, **changes):

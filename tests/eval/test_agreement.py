@@ -98,7 +98,7 @@ def test_tables_and_bad_input(tmp_path, capsys):
     bad = write(tmp_path / "bad.jsonl", [{"prompt": "p", "chosen": "a"}])
     for args, message in (
         (["--data", bad], "row 1"),
-        (["--data", tmp_path / "none.jsonl"], "cannot be read"),
+        (["--data", tmp_path / "none.jsonl"], "no such data file"),
         (["--data", data, "--out", tmp_path / "t.xls"], "--out"),
         (["--data", data, "--limit", "0"], "--limit"),
         (["--data", data, "--judge", "nobody"], "unknown judge"),

@@ -15,7 +15,7 @@ import pytest
 
 from eval_harness.cli.app import main
 from eval_harness.errors import UserError
-from eval_harness.files import read_annotations
+from eval_harness.judges.recorded import read_annotations
 from eval_harness.run.folder import read_items, read_result
 from eval_harness.win_rate import official
 from eval_harness.win_rate.comparisons import METRIC

@@ -234,7 +234,7 @@ def test_disk_full_while_writing_leaves_nothing_half_written(cli, model_a, capfd
     import errno
     import os
 
-    from eval_harness.run import folder as output
+    from eval_harness.files import writing as output
 
     sync = os.fsync
 

@@ -94,7 +94,7 @@ def test_baseline_is_measured_once_for_many_candidates(cli, model_a, model_b, tm
     (tuned / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
     loads = []
     load = engines.load_engine
-    monkeypatch.setattr(engines, "load_engine", lambda ref, s: loads.append(ref.path.name) or load(ref, s))
+    monkeypatch.setattr(engines, "load_engine", lambda ref, *a: loads.append(ref.path.name) or load(ref, *a))
     for number, candidate in enumerate((model_b, tuned)):
         args = ["--model", candidate, "--baseline", model_a, "--tasks", BBH, *FAST]
         assert cli(*args, out=tmp_path / str(number)) == 0

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from eval_harness.errors import UserError
+from eval_harness.files.rows import read_rows
 from eval_harness.reasoning.converters import arc_original, musr_choices
-from eval_harness.reasoning.data import load_mapping, prepare_split, read_rows, select_rows
+from eval_harness.reasoning.data import load_mapping, prepare_split, select_rows
 
 from . import tiny
 
@@ -96,8 +97,8 @@ def test_files_that_are_no_mapping_are_refused(tmp_path, text):
 
 def test_broken_rows_are_located(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(UserError, match=r"x.jsonl near line 2"):
-        list(read_rows(tmp_path / "x.jsonl"))
+    with pytest.raises(UserError, match=r"x.jsonl, line 2"):
+        read_rows(tmp_path / "x.jsonl")
     whole = tiny.write_rows(tmp_path / "x.jsonl.gz", [{"a": "text " * 500}] * 50).read_bytes()
     (tmp_path / "x.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="unreadable data file"):

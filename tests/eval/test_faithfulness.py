@@ -144,7 +144,7 @@ def test_a_run_is_whole_and_resumes(model_a, model_b, run, tmp_path, capsys, mon
         assert score.low <= score.value <= score.high
     assert "self_bleu,none" in done.out  # what only describes is printed too
     assert len(set(items[0].outputs)) == 1  # temperature 0
-    assert {s.metric for s in result.scores if s.normalised is not None} == {
+    assert {s.metric for s in result.scores if s.main} == {
         *(f"rouge{n},none" for n in ("1", "2", "L", "Lsum")),
         "summac_zs,unit",
     }

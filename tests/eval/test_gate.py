@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from eval_harness.cli.app import main
-from eval_harness.gate.decide import judge
+from eval_harness.gate.decide import verdict_of
 from eval_harness.run.folder import read_items, read_result, write_run
 from eval_harness.stats.paired import paired
 
@@ -82,14 +82,14 @@ def test_what_does_not_block_does_not_decide(place, tmp_path):
     assert main(place(gates, beta=UNDECIDED)) == 3
 
 
-def test_judge_covers_every_case():
+def test_verdict_of_covers_every_case():
     found = paired(*values(100, 20, 5, 100), range(225), 0.05)
     low = dataclasses.replace(found, low=-0.1)
-    assert judge(low, 0.04, 0.05, 0.05) == "REGRESSED"
-    assert judge(low, 0.05, 0.05, 0.05) == "UNDECIDED"
-    assert judge(low, 0.04, 0.11, 0.05) == "KEPT"
+    assert verdict_of(low, 0.04, 0.05, 0.05) == "REGRESSED"
+    assert verdict_of(low, 0.05, 0.05, 0.05) == "UNDECIDED"
+    assert verdict_of(low, 0.04, 0.11, 0.05) == "KEPT"
     # exactly at the margin is not excluded
-    assert judge(low, 0.06, 0.1, 0.05) == "UNDECIDED"
+    assert verdict_of(low, 0.06, 0.1, 0.05) == "UNDECIDED"
 
 
 def test_a_significant_drop_inside_the_margin_is_kept_and_noted(place, tmp_path):
@@ -382,13 +382,13 @@ def test_validate_computes_power_and_refuses_weak_gates(place, tmp_path, capsys)
 
 def test_every_shipped_gates_file_is_strong_enough_and_fits_its_preset(capsys):
     from eval_harness.gate.gates import gate_names, load_gates
-    from eval_harness.reasoning.preset import load_preset
+    from eval_harness.run.runner import load_suite_preset
 
     assert gate_names() == ["leaderboard", "quick", "summaries", "win_rate", "win_rate-kept"]
     for name in gate_names():
         assert main(["validate", "--gates", name]) == 0, capsys.readouterr().err
     for name in ("leaderboard", "quick"):  # the gates of win rates take whatever tasks there are
-        preset, tasks = load_preset(name), []
+        preset, tasks = load_suite_preset("reasoning", name), []
         for gate in load_gates(name).gates:
             covered = gate.select(list(preset.tasks()))
             groups = [preset.tasks()[task] for task in covered]

@@ -9,7 +9,7 @@ import pytest
 
 from eval_harness.errors import UserError
 from eval_harness.judges import Answer, Question, ask, build_judge, read_judge
-from eval_harness.judges.ask import answer_key, open_questions
+from eval_harness.judges.ask import answer_keys, open_questions
 from eval_harness.judges.registry import judge_names, judge_options
 from eval_harness.judges.templates import load_template, parse_template, template_names
 from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE
@@ -27,6 +27,10 @@ def pair(number, good_first):
     texts = [f"a GOOD text {number}", f"a text {number}"]
     first, second = texts if good_first else texts[::-1]
     return Question({"prompt": f"question {number}", "first": first, "second": second})
+
+
+def answer_key(judge, question):
+    return answer_keys(judge, [question])[0]
 
 
 def http(judge, template=HELPFUL, **options):
@@ -375,14 +379,18 @@ def test_bad_judges_and_templates_are_one_line(tmp_path):
     for name, options, message in (
         ("htp", {}, "did you mean http"),
         ("http", {"url": "http://h/v1", "modle": "m"}, "did you mean model"),
-        ("http", {"url": "http://h/v1"}, "missing option"),
+        ("http", {"url": "http://h/v1"}, "missing key.*model"),
         ("http", {"url": "ftp://h", "model": "m"}, "http"),
         ("words", {"file": "/nowhere"}, "words"),
-        ("http", {"url": "http://h/v1", "model": "m", "concurrency": "many"}, "concurrency.*expected: int"),
-        ("http", {"url": "http://h/v1", "model": "m", "timeout": "slow"}, "timeout.*expected: float"),
-        ("http", {"url": "http://h/v1", "model": "m", "body": 3}, "body.*expected: dict"),
-        ("http", {"url": "http://h/v1", "model": ["m"]}, "model.*expected: str"),
-        ("length", {"shorter": 1}, "shorter.*expected: bool"),
+        (
+            "http",
+            {"url": "http://h/v1", "model": "m", "concurrency": "many"},
+            "concurrency.*expected: an integer",
+        ),
+        ("http", {"url": "http://h/v1", "model": "m", "timeout": "slow"}, "timeout.*expected: a number"),
+        ("http", {"url": "http://h/v1", "model": "m", "body": 3}, "body.*expected: a mapping"),
+        ("http", {"url": "http://h/v1", "model": ["m"]}, "model.*expected: a text"),
+        ("length", {"shorter": 1}, "shorter.*expected: true or false"),
         ("function", {"function": "json"}, "module:function"),
         ("function", {"function": "json:nothing"}, "AttributeError"),
     ):

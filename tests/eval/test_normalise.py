@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eval_harness.reasoning.lm_eval_results import group_scores
 from eval_harness.reasoning.normalise import lower_bound, mean, normalise, weighted_mean
-from eval_harness.reasoning.preset import load_preset
+from eval_harness.run.runner import load_suite_preset
 from eval_harness.types import Score
 
 # Number of choices per BBH subtask as printed in huggingface/leaderboards,
@@ -66,7 +66,7 @@ def test_all_24_bbh_lower_bounds_equal_documentation_and_task_definitions():
         """YAML with lm-eval's !function tag ignored."""
 
     Loader.add_constructor("!function", lambda loader, node: None)
-    group = next(g for g in load_preset("leaderboard").groups if g.name == "bbh")
+    group = next(g for g in load_suite_preset("reasoning", "leaderboard").groups if g.name == "bbh")
     ours = {task.removeprefix("leaderboard_bbh_"): choices for task, choices in group.tasks.items()}
     assert ours == BBH
     folder = Path(lm_eval.__file__).parent / "tasks" / "leaderboard" / "bbh_mc"
@@ -80,24 +80,26 @@ def test_all_24_bbh_lower_bounds_equal_documentation_and_task_definitions():
     [("gpqa", {4}), ("math_hard", {0}), ("mmlu_pro", {10}), ("ifeval", {0}), ("musr", {2, 5, 3})],
 )
 def test_other_lower_bounds(name, expected):
-    group = next(g for g in load_preset("leaderboard").groups if g.name == name)
+    group = next(g for g in load_suite_preset("reasoning", "leaderboard").groups if g.name == name)
     assert set(group.tasks.values()) == expected
 
 
 def test_group_rules_by_hand():
-    preset = load_preset("leaderboard")
+    preset = load_suite_preset("reasoning", "leaderboard")
     scores = [
         Score(task, metric, 0.7, None, 100 if "murder" in task else 300, normalised=0.0)
         for task, group in preset.tasks().items()
         for metric in group.metrics
     ]
-    found = {s.task: s for s in group_scores(scores, preset)}
+    grouped = group_scores(scores, preset)
+    assert all(s.is_group and s.main for s in grouped)
+    found = {s.task: s for s in grouped}
     # Subtasks first: (40 + 62.5 + 55) / 3, whatever the sizes.
-    assert found["group:musr"].normalised == pytest.approx((40 + 62.5 + 55) / 3)
-    assert found["group:gpqa"].normalised == pytest.approx(60.0)
-    assert found["group:mmlu_pro"].normalised == pytest.approx(100 * 0.6 / 0.9)
-    six = [70.0, found["group:bbh"].normalised, 60.0, 70.0, 100 * 0.6 / 0.9, (40 + 62.5 + 55) / 3]
-    assert found["group:average"].normalised == pytest.approx(sum(six) / 6)
+    assert found["musr"].normalised == pytest.approx((40 + 62.5 + 55) / 3)
+    assert found["gpqa"].normalised == pytest.approx(60.0)
+    assert found["mmlu_pro"].normalised == pytest.approx(100 * 0.6 / 0.9)
+    six = [70.0, found["bbh"].normalised, 60.0, 70.0, 100 * 0.6 / 0.9, (40 + 62.5 + 55) / 3]
+    assert found["average"].normalised == pytest.approx(sum(six) / 6)
 
 
 def test_weighted_mean_by_hand():

@@ -6,12 +6,25 @@ import pytest
 import yaml
 
 from eval_harness.errors import UserError
-from eval_harness.reasoning.preset import load_preset, parse_preset, preset_folder, preset_names, select
+from eval_harness.reasoning.preset import ReasoningPreset
 from eval_harness.reasoning.tasks import shipped_paths
 from eval_harness.run import registry
+from eval_harness.run.preset import preset_names, read_preset
+from eval_harness.run.runner import load_suite_preset
 
-PARTS = ("parse", "select", "describe")
 NAMES = preset_names("reasoning")
+
+
+def load_preset(name):
+    return load_suite_preset("reasoning", name)
+
+
+def parse_preset(raw, name):
+    return ReasoningPreset.parse(raw, name)
+
+
+def quick():
+    return read_preset("quick")[0]
 
 
 class Loader(yaml.SafeLoader):
@@ -70,13 +83,13 @@ def test_unknown_names_get_near_matches():
     with pytest.raises(UserError, match="leaderboard"):
         load_preset("leaderbord")
     with pytest.raises(UserError, match="gsm8k"):
-        select(load_preset("quick"), ["gsm9k"], None)
+        load_preset("quick").select(["gsm9k"], None)
     with pytest.raises(UserError, match="reasoning"):
         registry.get("reasonin")
 
 
 def test_a_misspelt_task_in_a_preset_gets_near_matches():
-    raw = yaml.safe_load((preset_folder() / "quick.yaml").read_text())
+    raw = quick()
     raw["groups"] = raw["groups"][:1]
     raw["groups"][0]["tasks"] = {"gsm8": 0}
     with pytest.raises(UserError, match=r"gsm8; .*gsm8k"):
@@ -93,7 +106,7 @@ def test_a_misspelt_task_in_a_preset_gets_near_matches():
     ],
 )
 def test_mistakes_in_a_preset_are_named(change, message):
-    raw = yaml.safe_load((preset_folder() / "quick.yaml").read_text())
+    raw = quick()
     with pytest.raises(UserError, match=message):
         parse_preset({**raw, **change}, "mine")
 
@@ -102,21 +115,21 @@ def test_mistakes_in_a_preset_are_named(change, message):
     ("key", "value"), [("limit", 0), ("shots", -1), ("normalise", "no"), ("tasks", {"gsm8k": 1})]
 )
 def test_mistakes_in_a_group_are_named(key, value):
-    raw = yaml.safe_load((preset_folder() / "quick.yaml").read_text())
+    raw = quick()
     raw["groups"][0][key] = value
     with pytest.raises(UserError, match=key if key != "tasks" else "gsm8k"):
         parse_preset(raw, "mine")
 
 
 def test_selection_by_group_task_and_limit():
-    preset = select(load_preset("leaderboard"), ["musr", "leaderboard_bbh_navigate"], 3)
+    preset = load_preset("leaderboard").select(["musr", "leaderboard_bbh_navigate"], 3)
     assert len(preset.tasks()) == 4
     assert {g.limit for g in preset.groups} == {3}
     assert load_preset("leaderboard").average
     assert not preset.average
-    assert select(load_preset("quick"), ["gsm8k"], 1000).groups[0].limit == 100
+    assert load_preset("quick").select(["gsm8k"], 1000).groups[0].limit == 100
 
 
 def test_duplicate_suites_name_both_owners():
     with pytest.raises(ValueError, match="reasoning"):
-        registry.register_suite("reasoning", **dict.fromkeys(PARTS), default="x")(lambda: None)
+        registry.register_suite("reasoning")(registry.Suite)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from eval_harness.cli.app import main
 from eval_harness.gate.reports import forest, junit, wording
 from eval_harness.gate.reports.files import read_decision, render_all
-from eval_harness.gate.verdicts import Decision
+from eval_harness.gate.verdicts import parse_decision
 
 from .runs import make_items, make_run, values
 
@@ -122,7 +122,7 @@ def test_junit_of_an_undecided_gate(reported):
 
 def test_json_holds_the_whole_decision(reported):
     data = json.loads((reported / "report.json").read_text())
-    decision = Decision.from_json(data)
+    decision = parse_decision(data)
     assert json.loads(json.dumps(decision.to_json())) == data
     assert [gate.verdict for gate in decision.gates] == ["REGRESSED", "UNDECIDED", "KEPT"]
     flips = [flip for flip in decision.flips if flip.gate == "alpha"]

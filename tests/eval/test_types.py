@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.run.folder import read_items, read_result, write_run
-from eval_harness.types import SCHEMA_VERSION, ItemRecord, ModelIdentity, Score, SuiteResult
+from eval_harness.run.folder import parse_result, read_items, read_result, write_run
+from eval_harness.types import SCHEMA_VERSION, ItemRecord, ModelIdentity, Score, SuiteResult, parse, plain
 
 text = st.text(max_size=12)
 scores = st.builds(
@@ -16,6 +16,8 @@ scores = st.builds(
     stderr=st.none() | st.floats(0, 1),
     n=st.integers(0, 9),
     comparable=st.booleans(),
+    main=st.booleans(),
+    is_group=st.booleans(),
     notes=st.lists(text, max_size=2).map(tuple),
 )
 identities = st.builds(ModelIdentity, kind=text, label=text, weights=text, tokenizer=text)
@@ -52,12 +54,12 @@ items = st.builds(
 
 @given(results)
 def test_result_survives_json(result):
-    assert SuiteResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert parse_result(json.loads(json.dumps(plain(result)))) == result
 
 
 @given(items)
 def test_item_survives_json(item):
-    assert ItemRecord.from_json(json.loads(json.dumps(item.to_json()))) == item
+    assert parse(ItemRecord, json.loads(json.dumps(plain(item)))) == item
 
 
 @pytest.fixture
@@ -80,16 +82,16 @@ def result():
 
 def test_another_schema_version_is_refused(result):
     with pytest.raises(ValueError, match="schema_version"):
-        SuiteResult.from_json({**result.to_json(), "schema_version": SCHEMA_VERSION + 1})
+        parse_result({**plain(result), "schema_version": SCHEMA_VERSION + 1})
 
 
 def test_unknown_and_missing_keys_are_named(result):
     with pytest.raises(ValueError, match="surprise"):
-        SuiteResult.from_json({**result.to_json(), "surprise": 1})
-    data = result.to_json()
+        parse_result({**plain(result), "surprise": 1})
+    data = plain(result)
     del data["suite"]
     with pytest.raises(ValueError, match="suite"):
-        SuiteResult.from_json(data)
+        parse_result(data)
 
 
 def test_run_folder_round_trip(result, tmp_path):

@@ -252,7 +252,7 @@ def test_two_models_write_are_judged_and_resumed(run, model_a, model_b, tmp_path
         assert one.metrics[METRIC] == by_hand
         assert one.cluster == two.cluster
     assert len({i.cluster for i in items}) == 6
-    assert result.score("group:own", METRIC).n == 24
+    assert result.score("own", METRIC, is_group=True).n == 24
     assert result.settings["sampling"] == {
         "temperatures": [0, 0.5],
         "samples": 3,
@@ -310,7 +310,7 @@ def test_two_runs_against_one_opponent_compare_and_others_do_not(run, files, tmp
         (["--judge", "length", "--generation", "temperature=1"], "did you mean temperatures"),
         (["--judge", "length", "--generation", "samples=none"], "--generation"),
         (["--judge", "length", "--judge-set", "shorter"], "KEY=VALUE"),
-        (["--judge", "length", "--prompt-key", "nothing"], "a text under nothing"),
+        (["--judge", "length", "--prompt-key", "nothing"], "a field `nothing` with a text"),
         (["--judge", "length", "--alpaca-official"], "--judge http"),
         (["--judge", "length", "--judge-template", "faithful"], "kind pair"),
     ],

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device
-from eval_harness.faithfulness.networks.batches import by_length
 from eval_harness.faithfulness.networks.labels import read_labels
-from eval_harness.faithfulness.networks.loading import load, read_config
-from eval_harness.faithfulness.progress import Progress
+from eval_harness.faithfulness.networks.loading import by_length, load, progress, read_config
 
 Floats = NDArray[np.float64]
 _T5_LONGEST = 2048  # relative positions: the published checker was run with so many
@@ -73,13 +71,13 @@ class Checker:
             self._tokenizer(texts, truncation=True, max_length=self.longest) if texts else {"input_ids": []}
         )
         lengths = [len(ids) for ids in rows["input_ids"]]
-        progress = Progress(f"{self._scorer}: claims ({len(texts)} to check)", sum(lengths))
-        found: dict[tuple[str, str], float] = {}
-        for batch in by_length(lengths, self._batch_tokens):
-            probabilities = self._forward({name: [rows[name][i] for i in batch] for name in rows})
-            found |= {distinct[i]: float(p) for i, p in zip(batch, probabilities, strict=True)}
-            progress.add(sum(lengths[i] for i in batch))
-        return found
+        support: dict[tuple[str, str], float] = {}
+        with progress(f"{self._scorer}: claims", len(texts)) as bar:
+            for batch in by_length(lengths, self._batch_tokens):
+                probabilities = self._forward({name: [rows[name][i] for i in batch] for name in rows})
+                support |= {distinct[i]: float(p) for i, p in zip(batch, probabilities, strict=True)}
+                bar.update(len(batch))
+        return support
 
     def _forward(self, rows: dict[str, Any]) -> Floats:
         import torch
@@ -97,8 +95,8 @@ class Checker:
             else:
                 logits = self._model(**batch).logits
         column = 1 if self._generates else self._columns[0]
-        found: Floats = torch.softmax(logits.double(), dim=-1)[:, column].cpu().numpy()
-        return found
+        chances: Floats = torch.softmax(logits.double(), dim=-1)[:, column].cpu().numpy()
+        return chances
 
 
 @functools.lru_cache(maxsize=1)

@@ -63,8 +63,8 @@ def load_convolution(path: Path) -> Convolution:
     Raises:
       UserError: unreadable, anything besides tensors, or tensors of another shape.
     """
-    found = _read(path)
-    shapes = {name: tuple(found[name].shape) if name in found else None for name in _SHAPES}
+    tensors = _read(path)
+    shapes = {name: tuple(tensors[name].shape) if name in tensors else None for name in _SHAPES}
     if shapes != _SHAPES:
         wrong = next(name for name in _SHAPES if shapes[name] != _SHAPES[name])
         raise UserError(
@@ -73,7 +73,7 @@ def load_convolution(path: Path) -> Convolution:
             expected=_SHAPES[wrong],
             remedy=f"curl -fLO {_ADDRESS}",
         )
-    plain = {name: found[name].double().cpu().numpy() for name in _SHAPES}
+    plain = {name: tensors[name].double().cpu().numpy() for name in _SHAPES}
     return Convolution(
         plain["mlp.weight"][0],
         float(plain["mlp.bias"][0]),
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # many types, one meaning: these are no weights
         raise UserError(
             "scorer summac-conv: the weights cannot be read",
@@ -98,4 +98,4 @@ def _read(path: Path) -> dict[str, Any]:
             expected="a file that holds tensors only",
             remedy=f"curl -fLO {_ADDRESS}",
         ) from error
-    return {k: v for k, v in found.items() if hasattr(v, "shape")} if isinstance(found, dict) else {}
+    return {k: v for k, v in content.items() if hasattr(v, "shape")} if isinstance(content, dict) else {}

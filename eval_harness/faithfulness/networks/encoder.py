@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device
-from eval_harness.faithfulness.networks.batches import by_length
-from eval_harness.faithfulness.networks.loading import load, read_config
-from eval_harness.faithfulness.progress import Progress
+from eval_harness.faithfulness.networks.loading import by_length, load, progress, read_config
 
 Floats = NDArray[np.float64]
 # Layers that agree best with human judgements of translation, by hub name.
@@ -52,15 +50,15 @@ def choose_layer(name: str, folder: Path, layer: int, scorer: str) -> int:
     config = read_config(folder, scorer)
     depth = int(config.num_hidden_layers)
     plain = name.removeprefix("FacebookAI/").removeprefix("google-bert/").removeprefix("distilbert/")
-    found = layer or _BY_NAME.get(plain) or _BY_SHAPE.get((config.model_type, depth, config.hidden_size), 0)
-    if not 1 <= found <= depth:
+    chosen = layer or _BY_NAME.get(plain) or _BY_SHAPE.get((config.model_type, depth, config.hidden_size), 0)
+    if not 1 <= chosen <= depth:
         raise UserError(
             f"scorer {scorer}: which layer of the encoder",
             got=layer or f"none given, and none known for {name}",
             expected=f"1 to {depth}",
             remedy=f"--scorer-option layer=N; tuned ones are about {max(1, round(0.72 * depth))} of {depth}",
         )
-    return found
+    return chosen
 
 
 class Encoder:
@@ -89,17 +87,17 @@ class Encoder:
         """Embed every distinct text; one longer than the model's input in windows, none of it lost."""
         distinct = list(dict.fromkeys(texts))
         windows = [self._windows(text.strip()) for text in distinct]
-        rows = [row for own in windows for row in own]
+        rows = [row for of_text in windows for row in of_text]
         vectors: list[Floats] = [np.zeros((0, 0))] * len(rows)
-        progress = Progress(f"{self._scorer}: texts ({len(rows)} to encode)", sum(map(len, rows)))
-        for batch in by_length([len(row) for row in rows], self._batch_tokens):
-            for row, found in zip(batch, self._forward([rows[i] for i in batch]), strict=True):
-                vectors[row] = found
-            progress.add(sum(len(rows[i]) for i in batch))
+        with progress(f"{self._scorer}: texts", len(rows)) as bar:
+            for batch in by_length([len(row) for row in rows], self._batch_tokens):
+                for row, hidden in zip(batch, self._forward([rows[i] for i in batch]), strict=True):
+                    vectors[row] = hidden
+                bar.update(len(batch))
         embedded, start = {}, 0
-        for text, own in zip(distinct, windows, strict=True):
-            end = start + len(own)
-            embedded[text] = self._join(own, vectors[start:end])
+        for text, of_text in zip(distinct, windows, strict=True):
+            end = start + len(of_text)
+            embedded[text] = self._join(of_text, vectors[start:end])
             start = end
         return embedded
 

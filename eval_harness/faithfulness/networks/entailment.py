@@ -55,8 +55,8 @@ class Entailment:
                 got=self.document_sentences,
                 expected="an integer of at least 1",
             )
-        found = self._labels()
-        if need_contradiction and found.contradiction is None:
+        labels = self._labels()
+        if need_contradiction and labels.contradiction is None:
             raise UserError(
                 f"scorer {self.scorer} needs the probability of contradiction",
                 got="a model that only tells entailment from the rest",
@@ -92,21 +92,21 @@ class Entailment:
             for document, summary in texts
         ]
         pairs = [(d, s) for document, summary in split for d in document for s in summary]
-        found = classifier.probabilities(pairs, longest, f"{self.scorer}: sentence pairs")
+        chances = classifier.probabilities(pairs, longest, f"{self.scorer}: sentence pairs")
         images, start = [], 0
         for document, summary in split:
             size = len(document) * len(summary)
-            images.append(_image(document, summary, found[start : start + size], labels))
+            images.append(_image(document, summary, chances[start : start + size], labels))
             start += size
         return images
 
 
-def _image(document: list[str], summary: list[str], found: Floats, labels: Labels) -> Image:
-    if not len(found):
+def _image(document: list[str], summary: list[str], chances: Floats, labels: Labels) -> Image:
+    if not len(chances):
         return Image(document, summary, np.zeros((1, 1)), np.zeros((1, 1)))
     shape = (len(document), len(summary))
-    against = np.zeros(len(found)) if labels.contradiction is None else found[:, labels.contradiction]
-    return Image(document, summary, found[:, labels.entailment].reshape(shape), against.reshape(shape))
+    against = np.zeros(len(chances)) if labels.contradiction is None else chances[:, labels.contradiction]
+    return Image(document, summary, chances[:, labels.entailment].reshape(shape), against.reshape(shape))
 
 
 def kept_sentences(text: str) -> list[str]:

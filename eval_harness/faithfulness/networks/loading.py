@@ -1,11 +1,13 @@
-"""Models of scorers: found in a local folder or the hub's cache, never fetched, checked, hashed, loaded."""
+"""Models of scorers in a local folder or the hub's cache, never fetched: checked, hashed, run in batches."""
 
 import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval_harness.errors import UserError, first_line
 from eval_harness.faithfulness.examples import Device
+from eval_harness.models.engines import resolve_device
 from eval_harness.models.identity import TOKENIZER_FILES, hash_files
 from eval_harness.models.weight_files import weight_files
 
@@ -61,15 +63,6 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
     longest: int
-
-
-def resolve_device(run_on: Device) -> str:
-    """`auto` means the GPU where there is one."""
-    import torch
-
-    if run_on.device != "auto":
-        return run_on.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def read_config(folder: Path, scorer: str) -> Any:
@@ -131,4 +124,29 @@ def load(folder: Path, auto_class: str, scorer: str, run_on: Device, **tokenizer
         )
     if tokenizer.pad_token_id is None:
         raise UserError(f"scorer {scorer}: the tokenizer has no padding token", got=folder.name)
-    return Loaded(model.eval().to(resolve_device(run_on)), tokenizer, longest_input(config, tokenizer))
+    return Loaded(model.eval().to(resolve_device(run_on.device)), tokenizer, longest_input(config, tokenizer))
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Deal rows into batches, longest first, so that too large a batch fails at once.
+
+    Args:
+      lengths: tokens per row.
+      batch_tokens: most rows x longest row of a batch; a longer row gets a batch of its own.
+
+    Yields:
+      Row numbers, every row once.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def progress(what: str, total: int) -> Any:
+    """A bar on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, disable=None)

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval_harness.faithfulness.examples import Device
-from eval_harness.faithfulness.networks.batches import by_length
-from eval_harness.faithfulness.networks.loading import load
-from eval_harness.faithfulness.progress import Progress
+from eval_harness.faithfulness.networks.loading import by_length, load, progress
 
 _AT_ONCE = 32768  # pairs tokenised together: bounds the memory of their token lists
 _REMEMBERED = 500_000  # pairs; candidate, baseline and several scorers ask the same ones
 
-Pair = tuple[str, str]
+TextPair = tuple[str, str]
 Floats = NDArray[np.float64]
 
 
@@ -43,13 +41,13 @@ class PairClassifier:
         """Tokens of a text without special ones."""
         return len(self._loaded.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-    def probabilities(self, pairs: Sequence[Pair], longest: int, what: str = "pairs") -> Floats:
+    def probabilities(self, pairs: Sequence[TextPair], longest: int, what: str = "pairs") -> Floats:
         """Softmax over the classes, [pairs, classes].
 
         Args:
           pairs: (premise, hypothesis); equal ones are asked once.
           longest: inputs are cut to so many tokens, the longer text first.
-          what: what the pairs are, for the line on the time left.
+          what: what the pairs are, for the progress bar.
         """
         keys = [_key(pair, longest) for pair in pairs]
         new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._known}
@@ -59,20 +57,20 @@ class PairClassifier:
         self._ask(new, min(longest, self.longest), what)
         return np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, 1))
 
-    def _ask(self, new: dict[bytes, Pair], longest: int, what: str) -> None:
+    def _ask(self, new: dict[bytes, TextPair], longest: int, what: str) -> None:
         keys, asked = list(new), list(new.values())
-        progress = Progress(f"{what} ({len(asked)} to score)", sum(len(p) + len(h) for p, h in asked))
-        for start in range(0, len(asked), _AT_ONCE):
-            part = asked[start : start + _AT_ONCE]
-            rows = self._loaded.tokenizer(
-                [p for p, _ in part], [h for _, h in part], truncation="longest_first", max_length=longest
-            )
-            lengths = [len(ids) for ids in rows["input_ids"]]
-            for batch in by_length(lengths, self._batch_tokens):
-                found = self._forward({name: [rows[name][i] for i in batch] for name in rows})
-                for row, probability in zip(batch, found, strict=True):
-                    self._known[keys[start + row]] = probability
-                progress.add(sum(len(part[i][0]) + len(part[i][1]) for i in batch))
+        with progress(what, len(asked)) as bar:
+            for start in range(0, len(asked), _AT_ONCE):
+                part = asked[start : start + _AT_ONCE]
+                rows = self._loaded.tokenizer(
+                    [p for p, _ in part], [h for _, h in part], truncation="longest_first", max_length=longest
+                )
+                lengths = [len(ids) for ids in rows["input_ids"]]
+                for batch in by_length(lengths, self._batch_tokens):
+                    chances = self._forward({name: [rows[name][i] for i in batch] for name in rows})
+                    for row, probabilities in zip(batch, chances, strict=True):
+                        self._known[keys[start + row]] = probabilities
+                    bar.update(len(batch))
 
     def _forward(self, rows: dict[str, Any]) -> Floats:
         import torch
@@ -81,11 +79,11 @@ class PairClassifier:
         batch = self._loaded.tokenizer.pad(rows, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             logits = model(**batch).logits
-        found: Floats = torch.softmax(logits.double(), dim=-1).cpu().numpy()
-        return found
+        chances: Floats = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        return chances
 
 
-def _key(pair: Pair, longest: int) -> bytes:
+def _key(pair: TextPair, longest: int) -> bytes:
     text = f"{longest}\0{len(pair[0])}\0{pair[0]}{pair[1]}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -1,14 +1,13 @@
 """BERTScore, on any encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from eval_harness.faithfulness.choice import AGAINST, one_of, other_text
-from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.examples import Against, Example, Metric, ScoredExample, Scorer
 from eval_harness.faithfulness.networks.encoder import Embedded, choose_layer, encoder
 from eval_harness.faithfulness.networks.loading import find_model, model_hash
 from eval_harness.faithfulness.registry import register_scorer
+from eval_harness.files.configs import Text
 
 _AT_ONCE = 32  # cases embedded together: bounds the memory of their vectors
 
@@ -22,7 +21,6 @@ class Match(NamedTuple):
 
 
 @register_scorer("bertscore")
-@dataclass(frozen=True)
 class BertScore(Scorer):
     """BERTScore: greedy matching of token embeddings with the reference (or the document).
 
@@ -37,17 +35,17 @@ class BertScore(Scorer):
         Metric("bertscore_precision", low=-1.0, main=False),
         Metric("bertscore_recall", low=-1.0, main=False),
     )
-    model: str = "roberta-large"
+    paths: ClassVar[frozenset[str]] = frozenset({"model"})
+    model: Text = "roberta-large"
     layer: int = 0
-    against: str = "reference"
+    against: Against = "reference"
 
     def wants_reference(self) -> bool:
         """Whether every case needs a reference."""
         return self.against == "reference"
 
     def check(self) -> None:
-        """Check options, model and layer."""
-        one_of(self.name, "against", self.against, AGAINST)
+        """Check model and layer."""
         choose_layer(self.model, find_model(self.model, self.name), self.layer, self.name)
 
     def models(self) -> dict[str, str]:
@@ -56,7 +54,7 @@ class BertScore(Scorer):
 
     def cost(self, cases: Sequence[Example]) -> str:
         """Number of texts."""
-        texts = {t for case in cases for t in (*case.summaries, other_text(case, self.against))}
+        texts = {t for case in cases for t in (*case.summaries, case.other_text(self.against))}
         return f"{len(texts)} texts through {self.model}"
 
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
@@ -67,13 +65,13 @@ class BertScore(Scorer):
         graded = []
         for start in range(0, len(cases), _AT_ONCE):
             part = cases[start : start + _AT_ONCE]
-            found = machine.embed([t for c in part for t in (other_text(c, self.against), *c.summaries)])
-            graded += [_grade(case, other_text(case, self.against), found) for case in part]
+            embedded = machine.embed([t for c in part for t in (c.other_text(self.against), *c.summaries)])
+            graded += [_grade(case, case.other_text(self.against), embedded) for case in part]
         return graded
 
 
-def _grade(case: Example, other: str, found: dict[str, Embedded]) -> ScoredExample:
-    matches = [match(found[summary], found[other]) for summary in case.summaries]
+def _grade(case: Example, other: str, embedded: dict[str, Embedded]) -> ScoredExample:
+    matches = [match(embedded[summary], embedded[other]) for summary in case.summaries]
     return ScoredExample({f"bertscore_{m}": tuple(getattr(x, m) for x in matches) for m in Match._fields})
 
 

@@ -1,24 +1,20 @@
 """EDNA: samples that are true to the document and differ from each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from eval_harness.faithfulness.choice import one_of
 from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
 from eval_harness.faithfulness.networks.convolution import WEIGHTS, load_convolution, weights_path
 from eval_harness.faithfulness.networks.entailment import MODEL, Entailment, Image, count_pairs
 from eval_harness.faithfulness.registry import register_scorer
+from eval_harness.files.configs import Text
 from eval_harness.models.identity import hash_files
-
-_WAYS = ("summac-conv", "summac-zs")
 
 
 @register_scorer("edna")
-@dataclass(frozen=True)
 class Edna(Scorer):
     """EDNA: harmonic mean of document entailment and one minus self-entailment of a document's samples.
 
@@ -34,28 +30,28 @@ class Edna(Scorer):
         Metric("self_entailment", per_summary=False, higher_is_better=False, main=False),
     )
     least_samples: ClassVar[int] = 2
-    model: str = MODEL
-    weights: str = WEIGHTS
-    entailment: str = "summac-conv"
-    labels: str = ""
+    paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
+    model: Text = MODEL
+    weights: Text = WEIGHTS
+    entailment: Literal["summac-conv", "summac-zs"] = "summac-conv"
+    labels: Text = ""
     document_sentences: int = 100
 
     def _entailment(self) -> Entailment:
         return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
 
     def check(self) -> None:
-        """Check options, model, labels and weights."""
-        one_of(self.name, "entailment", self.entailment, _WAYS)
+        """Check model, labels and weights."""
         self._entailment().check(need_contradiction=False)
         if self.entailment == "summac-conv":
             load_convolution(weights_path(self.weights))
 
     def models(self) -> dict[str, str]:
         """Hashes of model and weights."""
-        found = {"model": self._entailment().hash()}
+        hashes = {"model": self._entailment().hash()}
         if self.entailment == "summac-conv":
-            found["weights"] = hash_files([weights_path(self.weights)])
-        return found
+            hashes["weights"] = hash_files([weights_path(self.weights)])
+        return hashes
 
     def cost(self, cases: Sequence[Example]) -> str:
         """Number of sentence pairs."""
@@ -72,13 +68,13 @@ class Edna(Scorer):
             return layers.probability(float(layers.per_sentence(image.entailment).mean()))
 
         texts = [_texts(case) for case in cases]
-        images = iter(self._entailment().images([pair for own in texts for pair in own]))
-        graded = []
-        for case, own in zip(cases, texts, strict=True):
-            values = [value(next(images)) for _ in own]
+        images = iter(self._entailment().images([pair for of_case in texts for pair in of_case]))
+        scored = []
+        for case, of_case in zip(cases, texts, strict=True):
+            values = [value(next(images)) for _ in of_case]
             count = len(case.summaries)
-            graded.append(_graded(float(np.mean(values[:count])), float(np.mean(values[count:]))))
-        return graded
+            scored.append(_scored(float(np.mean(values[:count])), float(np.mean(values[count:]))))
+        return scored
 
 
 def _texts(case: Example) -> list[tuple[str, str]]:
@@ -86,9 +82,9 @@ def _texts(case: Example) -> list[tuple[str, str]]:
     return [(case.document, summary) for summary in case.summaries] + list(permutations(case.summaries, 2))
 
 
-def _graded(document: float, own: float) -> ScoredExample:
+def _scored(document: float, among: float) -> ScoredExample:
     return ScoredExample(
-        {"edna": (edna(document, own),), "document_entailment": (document,), "self_entailment": (own,)}
+        {"edna": (edna(document, among),), "document_entailment": (document,), "self_entailment": (among,)}
     )
 
 

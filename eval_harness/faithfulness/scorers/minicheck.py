@@ -1,7 +1,6 @@
 """A fact check of every summary sentence, MiniCheck's way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from eval_harness.errors import UserError
@@ -12,13 +11,13 @@ from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.faithfulness.text.chunks import chunk_document, cut_long
 from eval_harness.faithfulness.text.sentences import split_sentences
 from eval_harness.faithfulness.text.words import nearest
+from eval_harness.files.configs import Text
 
 _WORDS, _TOKENS = 500, 400  # of a chunk, as published for T5 and for classifiers
 _SPARE = 8  # special tokens and the prefix
 
 
 @register_scorer("minicheck")
-@dataclass(frozen=True)
 class MiniCheck(Scorer):
     """Fact check: probability that the document supports the summary's weakest sentence.
 
@@ -33,8 +32,9 @@ class MiniCheck(Scorer):
         Metric("minicheck", threshold=0.5),
         Metric("minicheck_mean", threshold=0.5, main=False),
     )
-    model: str = "lytang/MiniCheck-Flan-T5-Large"
-    labels: str = ""
+    paths: ClassVar[frozenset[str]] = frozenset({"model"})
+    model: Text = "lytang/MiniCheck-Flan-T5-Large"
+    labels: Text = ""
     chunk: int = 0
 
     def check(self) -> None:
@@ -65,7 +65,13 @@ class MiniCheck(Scorer):
         """Score every summary."""
         machine = checker(find_model(self.model, self.name), self.labels, self.name, self.run_on)
         asked = [(self._claims(case, machine), self._chunks(case, machine)) for case in cases]
-        pairs = [(c, claim) for claims, chunks in asked for own in claims for claim in own for c in chunks]
+        pairs = [
+            (c, claim)
+            for claims, chunks in asked
+            for of_summary in claims
+            for claim in of_summary
+            for c in chunks
+        ]
         support = machine.support(pairs)
         return [_grade(claims, chunks, support) for claims, chunks in asked]
 
@@ -77,7 +83,7 @@ class MiniCheck(Scorer):
         if machine.counts_words:
             return chunk_document(case.document, self.chunk or _WORDS, lambda text: len(text.split()))
         longest_claim = max(
-            (machine.length(c) for own in self._claims(case, machine) for c in own), default=0
+            (machine.length(c) for of_summary in self._claims(case, machine) for c in of_summary), default=0
         )
         most = min(self.chunk or _TOKENS, max(1, machine.longest - longest_claim - _SPARE))
         return chunk_document(case.document, most, machine.length)
@@ -87,13 +93,13 @@ def _grade(
     claims: list[list[str]], chunks: list[str], support: dict[tuple[str, str], float]
 ) -> ScoredExample:
     least, mean, evidence = [], [], []
-    for own in claims:
-        found = []
-        for claim in own:
+    for of_summary in claims:
+        checked = []
+        for claim in of_summary:
             best = max(chunks, key=lambda chunk: support[chunk, claim])
-            found.append(Evidence(nearest(claim, split_sentences(best)), claim, support[best, claim]))
-        scores = [e.score for e in found]
+            checked.append(Evidence(nearest(claim, split_sentences(best)), claim, support[best, claim]))
+        scores = [e.score for e in checked]
         least.append(min(scores, default=0.0))
         mean.append(sum(scores) / len(scores) if scores else 0.0)
-        evidence.append(worst_first(found))
+        evidence.append(worst_first(checked))
     return ScoredExample({"minicheck": tuple(least), "minicheck_mean": tuple(mean)}, tuple(evidence))

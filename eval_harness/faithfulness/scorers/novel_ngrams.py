@@ -1,7 +1,6 @@
 """How much of a summary's wording is its own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
@@ -12,7 +11,6 @@ _ORDERS = (1, 2, 3, 4)
 
 
 @register_scorer("novel-ngrams")
-@dataclass(frozen=True)
 class NovelNgrams(Scorer):
     """Share of the summary's n-grams (n = 1 to 4) that the document lacks; high means abstractive.
 
@@ -35,9 +33,9 @@ def _case(case: Example) -> ScoredExample:
     held = {order: ngrams(document, order) for order in _ORDERS}
     values: dict[str, list[float]] = {f"novel_{order}grams": [] for order in _ORDERS}
     for summary in case.summaries:
-        own = words(summary)
+        tokens = words(summary)
         for order in _ORDERS:
-            found = ngrams(own, order)
-            new = sum(count for gram, count in found.items() if gram not in held[order])
-            values[f"novel_{order}grams"].append(new / total if (total := found.total()) else 0.0)
+            grams = ngrams(tokens, order)
+            new = sum(count for gram, count in grams.items() if gram not in held[order])
+            values[f"novel_{order}grams"].append(new / total if (total := grams.total()) else 0.0)
     return ScoredExample({name: tuple(row) for name, row in values.items()})

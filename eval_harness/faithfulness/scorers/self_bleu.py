@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from eval_harness.errors import UserError
@@ -11,7 +10,6 @@ from eval_harness.faithfulness.registry import register_scorer
 
 
 @register_scorer("self-bleu")
-@dataclass(frozen=True)
 class SelfBleu(Scorer):
     """Self-BLEU: mean sentence BLEU of each sample against the others, in [0, 1]; low means diverse.
 
@@ -34,9 +32,10 @@ class SelfBleu(Scorer):
         from sacrebleu.metrics.bleu import BLEU
 
         bleu = BLEU(effective_order=True)
-        graded = []
+        scored = []
         for case in cases:
-            own = case.summaries
-            found = [bleu.sentence_score(text, [*own[:i], *own[i + 1 :]]).score for i, text in enumerate(own)]
-            graded.append(ScoredExample({"self_bleu": (min(1.0, sum(found) / len(found) / 100.0),)}))
-        return graded
+            texts = case.summaries
+            others = [[*texts[:i], *texts[i + 1 :]] for i in range(len(texts))]
+            percents = [bleu.sentence_score(*pair).score for pair in zip(texts, others, strict=True)]
+            scored.append(ScoredExample({"self_bleu": (min(1.0, sum(percents) / len(percents) / 100.0),)}))
+        return scored

@@ -1,10 +1,9 @@
 """SummaC-Conv: a small trained layer over histograms of sentence-level entailment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
-from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer, by_case
 from eval_harness.faithfulness.networks.convolution import (
     WEIGHTS,
     Convolution,
@@ -19,13 +18,12 @@ from eval_harness.faithfulness.networks.entailment import (
     document_pairs,
     proof,
 )
-from eval_harness.faithfulness.per_case import by_case
 from eval_harness.faithfulness.registry import register_scorer
+from eval_harness.files.configs import Text
 from eval_harness.models.identity import hash_files
 
 
 @register_scorer("summac-conv")
-@dataclass(frozen=True)
 class SummacConv(Scorer):
     """SummaC-Conv: probability that a summary is faithful, trained on histograms of entailment.
 
@@ -36,9 +34,10 @@ class SummacConv(Scorer):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_conv", threshold=0.5),)
-    model: str = MODEL
-    weights: str = WEIGHTS
-    labels: str = ""
+    paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
+    model: Text = MODEL
+    weights: Text = WEIGHTS
+    labels: Text = ""
     document_sentences: int = 100
 
     def _entailment(self) -> Entailment:
@@ -60,8 +59,8 @@ class SummacConv(Scorer):
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
         """Score every summary."""
         layers = load_convolution(weights_path(self.weights))
-        found = [convolved(image, layers) for image in self._entailment().images(document_pairs(cases))]
-        return by_case(cases, "summac_conv", [value for value, _ in found], [shown for _, shown in found])
+        scored = [convolved(image, layers) for image in self._entailment().images(document_pairs(cases))]
+        return by_case(cases, "summac_conv", [value for value, _ in scored], [shown for _, shown in scored])
 
 
 def convolved(image: Image, layers: Convolution) -> tuple[float, tuple[Evidence, ...]]:

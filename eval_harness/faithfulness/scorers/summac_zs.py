@@ -1,10 +1,9 @@
 """SummaC-ZS: sentence-level entailment without training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
-from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer, by_case
 from eval_harness.faithfulness.networks.entailment import (
     MODEL,
     Entailment,
@@ -13,12 +12,11 @@ from eval_harness.faithfulness.networks.entailment import (
     document_pairs,
     proof,
 )
-from eval_harness.faithfulness.per_case import by_case
 from eval_harness.faithfulness.registry import register_scorer
+from eval_harness.files.configs import Text
 
 
 @register_scorer("summac-zs")
-@dataclass(frozen=True)
 class SummacZs(Scorer):
     """SummaC-ZS: mean over summary sentences of (best entailment - worst contradiction) by the document.
 
@@ -29,8 +27,9 @@ class SummacZs(Scorer):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_zs", low=-1.0, threshold=0.0),)
-    model: str = MODEL
-    labels: str = ""
+    paths: ClassVar[frozenset[str]] = frozenset({"model"})
+    model: Text = MODEL
+    labels: Text = ""
     contradiction: bool = True
     document_sentences: int = 100
 
@@ -52,8 +51,8 @@ class SummacZs(Scorer):
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
         """Score every summary."""
         images = self._entailment().images(document_pairs(cases))
-        found = [zero_shot(image, self.contradiction) for image in images]
-        return by_case(cases, "summac_zs", [value for value, _ in found], [shown for _, shown in found])
+        scored = [zero_shot(image, self.contradiction) for image in images]
+        return by_case(cases, "summac_zs", [value for value, _ in scored], [shown for _, shown in scored])
 
 
 def zero_shot(image: Image, contradiction: bool) -> tuple[float, tuple[Evidence, ...]]:

@@ -13,25 +13,25 @@ def pack(pieces: Sequence[str], most: int, length: Length) -> list[str]:
     current: list[str] = []
     size = 0
     for piece in pieces:
-        own = length(piece)
-        if current and size + own > most:
+        added = length(piece)
+        if current and size + added > most:
             chunks.append(" ".join(current))
             current, size = [], 0
         current.append(piece)
-        size += own
+        size += added
     return [*chunks, " ".join(current)] if current else chunks
 
 
 def cut_long(pieces: Sequence[str], most: int, length: Length) -> list[str]:
     """Cut every piece that is too long at word borders; the others stay as they are."""
-    found: list[str] = []
+    short: list[str] = []
     for piece in pieces:
         # A token holds at least one byte, so only long texts need counting.
         if len(piece.encode("utf-8")) <= most or length(piece) <= most:
-            found.append(piece)
+            short.append(piece)
         else:
-            found += pack(_words(piece, most), most, length)
-    return found
+            short += pack(_words(piece, most), most, length)
+    return short
 
 
 def _words(piece: str, most: int) -> list[str]:

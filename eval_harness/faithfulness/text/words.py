@@ -34,7 +34,7 @@ _SMALL = (
 )
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 NUMBER_WORDS = {word: float(value) for value, word in enumerate(_SMALL)}
-NUMBER_WORDS |= {word: 10.0 * (place + 2) for place, word in enumerate(_TENS)}
+NUMBER_WORDS |= {word: 10.0 * number for number, word in enumerate(_TENS, 2)}
 NUMBER_WORDS |= {
     f"{ten}-{one}": 10.0 * (t + 2) + o for t, ten in enumerate(_TENS) for o, one in enumerate(_SMALL[1:10], 1)
 }
@@ -68,20 +68,19 @@ def numbers(text: str) -> list[float]:
 
     One in words is left out: it is rarely a count.
     """
-    found: list[float] = []
+    values: list[float] = []
     pieces = re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:-[^\W\d_]+)*", text.lower())
-    place = 0
-    while place < len(pieces):
-        value = _value(pieces[place])
-        scale = _SCALES.get(pieces[place + 1]) if place + 1 < len(pieces) else None
-        if value is not None and scale is not None:
-            found.append(value * scale)
-            place += 2
-            continue
-        if value is not None and pieces[place] != "one":
-            found.append(value)
-        place += 1
-    return found
+    scaled = False
+    for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+        value, scale = _value(piece), _SCALES.get(following)
+        if scaled or value is None:
+            scaled = False
+        elif scale is not None:
+            values.append(value * scale)
+            scaled = True
+        elif piece != "one":
+            values.append(value)
+    return values
 
 
 def _value(piece: str) -> float | None:
@@ -113,15 +112,15 @@ def is_caseless(summary: Sequence[str], document: str) -> bool:
     True without a capital inside its sentences, if it has none at all, if the document has none either, or if
     it writes a word small that the document writes only with a capital.
     """
-    own = [tokens(sentence) for sentence in summary]
-    if _inner_capitals(own):
+    ours = [tokens(sentence) for sentence in summary]
+    if _inner_capitals(ours):
         return False
     theirs = [tokens(sentence) for sentence in split_sentences(document)]
     capitals = {word.lower() for word in _inner_capitals(theirs)}
-    if not capitals or not any(word[:1].isupper() for sentence in own for word in sentence):
+    if not capitals or not any(word[:1].isupper() for sentence in ours for word in sentence):
         return True
     small = {word for sentence in theirs for word in sentence if word.islower()}
-    return any(word in capitals - small for sentence in own for word in sentence)
+    return any(word in capitals - small for sentence in ours for word in sentence)
 
 
 def _inner_capitals(sentences: Sequence[Sequence[str]]) -> set[str]:
@@ -133,16 +132,16 @@ def _capital(word: str) -> bool:
 
 
 def _runs(sentence: list[str], inside: set[str]) -> list[str]:
-    found: list[str] = []
+    runs: list[str] = []
     run: list[str] = []
-    for place, word in enumerate([*sentence, ""]):
-        starts = place == 0 and word not in inside and not _capital((sentence[1:2] or [""])[0])
+    for number, word in enumerate([*sentence, ""]):
+        starts = number == 0 and word not in inside and not _capital((sentence[1:2] or [""])[0])
         if _capital(word) and not starts:
             run.append(word.lower())
         elif run:
-            found.append(" ".join(run))
+            runs.append(" ".join(run))
             run = []
-    return found
+    return runs
 
 
 def known(name: str, document: set[str]) -> bool:
@@ -160,6 +159,6 @@ def _seen(word: str, document: set[str]) -> bool:
 
 def nearest(sentence: str, document_sentences: Sequence[str]) -> str:
     """The document sentence that shares most words with a sentence; the first of equals, empty of none."""
-    own = {word for word in words(sentence) if not is_function_word(word)}
-    shared = [len(own & set(words(other))) for other in document_sentences]
+    content = {word for word in words(sentence) if not is_function_word(word)}
+    shared = [len(content & set(words(other))) for other in document_sentences]
     return document_sentences[shared.index(max(shared))] if shared else ""

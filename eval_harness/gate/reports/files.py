@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from eval_harness.errors import UserError
+from eval_harness.files.writing import write_text
 from eval_harness.gate.reports import html, junit, markdown
-from eval_harness.gate.verdicts import Decision
-from eval_harness.run.folder import write_text
+from eval_harness.gate.verdicts import Decision, parse_decision
 
 PAGE, COMMENT, JUNIT, DATA = "report.html", "report.md", "junit.xml", "report.json"
 
@@ -51,8 +51,8 @@ def read_decision(folder: Path) -> Decision | None:
     if not path.is_file():
         return None
     try:
-        return Decision.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+        return parse_decision(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
         raise UserError(
             "unreadable report", got=f"{path}: {error}", remedy="eval-harness gate ..."
         ) from error

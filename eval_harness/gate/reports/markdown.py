@@ -2,6 +2,7 @@
 
 import html
 
+from eval_harness.files.tables import markdown_table
 from eval_harness.gate.reports import wording
 from eval_harness.gate.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip
 
@@ -14,21 +15,19 @@ _LONGEST = 1500  # characters of a prompt or an output; comments hold 65,536
 def render(decision: Decision) -> str:
     """Render the comment."""
     models = f"{_cell(decision.candidate.label)} against {_cell(decision.baseline.label)}"
-    level = wording.level(decision)
+    head, *body = wording.rows(decision)
+    rows = [
+        (_cell(name), f"{_SIGNS[gate.verdict]} {verdict}", *rest)
+        for gate, (name, verdict, *rest) in zip(decision.gates, body, strict=True)
+    ]
     lines = [
         f"## {_SIGNS[decision.verdict]} {decision.verdict}: {models}",
         "",
         _cell(wording.headline(decision)),
         "",
-        f"| gate | verdict | difference | {level} | margin | baseline | candidate | items |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *markdown_table([head, *rows]),
+        "",
     ]
-    for gate in decision.gates:
-        found = gate.paired
-        first = f"{_cell(gate.name)} | {_SIGNS[gate.verdict]} {gate.verdict} | {found.difference:+.3f}"
-        tail = f"{found.baseline:.3f} | {found.candidate:.3f} | {wording.items(gate)}"
-        lines.append(f"| {first} | {wording.interval(gate)} | {gate.margin:g} | {tail} |")
-    lines.append("")
     for gate in decision.gates:
         remarks = [*wording.remarks(gate), wording.tests(gate)]
         lines.append(f"- **{_cell(gate.name)}**: {_cell('; '.join(remarks))}")
@@ -54,10 +53,10 @@ def _flip(flip: Flip) -> list[str]:
         ("candidate", wording.answer(flip, flip.candidate_outputs)),
     )
     weakest = [
-        (f"weakest of the {side}", wording.evidence(found))
+        (f"weakest of the {side}", wording.evidence(sentence))
         for row in wording.side_by_side(flip)
-        for side, found in zip(("baseline", "candidate"), row)
-        if found
+        for side, sentence in zip(("baseline", "candidate"), row)
+        if sentence
     ]
     body = "\n".join(f"{name}: {_clip(text)}" for name, text in (*parts, *weakest))
     # Inside <pre> nothing is Markdown; a blank line would end no HTML block of this kind.

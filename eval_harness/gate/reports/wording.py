@@ -3,6 +3,7 @@
 from itertools import zip_longest
 from typing import Any
 
+from eval_harness.files.tables import text_table
 from eval_harness.gate.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, Verdict
 
 MEANING = {
@@ -64,27 +65,32 @@ def items(gate: Verdict) -> str:
 
 def remarks(gate: Verdict) -> list[str]:
     """What a reader must know besides the numbers, most urgent first."""
-    found = []
+    texts = []
     if gate.needed is not None:
-        found.append(f"about {gate.needed} items would decide it, {gate.needed - gate.items} more")
+        texts.append(f"about {gate.needed} items would decide it, {gate.needed - gate.items} more")
     elif gate.verdict == UNDECIDED:
-        found.append("more items of the same kind would not decide it")
+        texts.append("more items of the same kind would not decide it")
     if not gate.blocking:
-        found.append("not blocking")
-    return found + list(gate.notes)
+        texts.append("not blocking")
+    return texts + list(gate.notes)
+
+
+def rows(decision: Decision) -> list[tuple[str, ...]]:
+    """Head and one row per gate, for every table of a decision."""
+    head = ("gate", "verdict", "difference", level(decision), "margin", "baseline", "candidate", "items")
+    body = [
+        (
+            *(gate.name, gate.verdict, f"{gate.paired.difference:+.3f}", interval(gate), f"{gate.margin:g}"),
+            *(f"{gate.paired.baseline:.3f}", f"{gate.paired.candidate:.3f}", items(gate)),
+        )
+        for gate in decision.gates
+    ]
+    return [head, *body]
 
 
 def table(decision: Decision) -> str:
     """The decision for a terminal."""
-    rows = [("gate", "verdict", "difference", level(decision), "margin", "baseline", "candidate", "items")]
-    for gate in decision.gates:
-        found = gate.paired
-        ends = (f"{found.baseline:.3f}", f"{found.candidate:.3f}", items(gate))
-        rows.append(
-            (gate.name, gate.verdict, f"{found.difference:+.3f}", interval(gate), f"{gate.margin:g}", *ends)
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = text_table(rows(decision))
     for number, gate in enumerate(decision.gates, start=1):
         detail = "; ".join([tests(gate), *remarks(gate)])
         lines[number] += f"\n    {detail}"
@@ -96,10 +102,10 @@ def table(decision: Decision) -> str:
 
 def tests(gate: Verdict) -> str:
     """Method, its p and the change counts."""
-    found = gate.paired
-    counts = f"{found.lost} lost, {found.gained} gained (discordance {found.discordance:.3f}"
-    effect = f", design effect {found.design_effect:.2f}" if found.clusters != found.n else ""
-    return f"{counts}{effect}); p of a drop {p_value(found.p)}, Holm {p_value(gate.p_holm)} ({found.method})"
+    pair = gate.paired
+    counts = f"{pair.lost} lost, {pair.gained} gained (discordance {pair.discordance:.3f}"
+    effect = f", design effect {pair.design_effect:.2f}" if pair.clusters != pair.n else ""
+    return f"{counts}{effect}); p of a drop {p_value(pair.p)}, Holm {p_value(gate.p_holm)} ({pair.method})"
 
 
 def target(flip: Flip) -> str:
@@ -114,9 +120,9 @@ def side_by_side(flip: Flip) -> list[tuple[list[Any] | None, list[Any] | None]]:
     return list(zip_longest(flip.baseline_evidence, flip.candidate_evidence))
 
 
-def evidence(found: list[Any] | None) -> str:
+def evidence(shown: list[Any] | None) -> str:
     """A summary sentence, its score and the document's nearest sentence, in one line."""
-    return "" if found is None else f"{found[2]:.3f}  {found[1]}  (document: {found[0]})"
+    return "" if shown is None else f"{shown[2]:.3f}  {shown[1]}  (document: {shown[0]})"
 
 
 def answer(flip: Flip, outputs: list[Any]) -> str:

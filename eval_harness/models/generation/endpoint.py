@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.files import sound
+from eval_harness.files.rows import sound
 from eval_harness.models.generation.types import Draw, Sampling, Written
 from eval_harness.models.openai_client import Client, Remote, RemoteError
 from eval_harness.models.reference import ModelRef

@@ -88,8 +88,6 @@ def plan_generation(
 def _checked(ref: ModelRef, settings: Settings) -> Settings:
     import dataclasses
 
-    from eval_harness.reasoning.preflight import check_backend
-
     settings = dataclasses.replace(settings, device=engines.resolve_device(settings.device)).checked()
     if engines.world_size() > 1 or settings.data_parallel > 1:
         raise UserError(
@@ -107,7 +105,7 @@ def _checked(ref: ModelRef, settings: Settings) -> Settings:
                 remedy="name the exact weights it serves; it is asked for by this name",
             )
         return settings
-    check_backend(settings)
+    model_checks.check_backend(settings)
     if settings.backend == "hf" and not settings.batch_size.isdigit():
         raise UserError(
             "--batch-size for generated texts", got=settings.batch_size, expected="an integer", remedy="8"

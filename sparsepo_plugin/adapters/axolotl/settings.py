@@ -35,10 +35,9 @@ def section(loss: registry.Loss) -> type[BaseModel]:
 
 SECTIONS: dict[str, type[BaseModel]] = {name: section(registry.get(name)) for name in registry.names()}
 
+_OPTIONAL_SECTIONS: dict[str, Any] = {name: (model | None, None) for name, model in SECTIONS.items()}
 SparsePOArgs: type[BaseModel] = create_model(
-    "SparsePOArgs",
-    preference_loss=(str | None, None),
-    **{name: (model | None, None) for name, model in SECTIONS.items()},
+    "SparsePOArgs", preference_loss=(str | None, None), **_OPTIONAL_SECTIONS
 )
 
 

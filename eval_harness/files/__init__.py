@@ -1,0 +1,1 @@
+"""What lies on disk: files written whole, rows of JSON, configuration in YAML, tables."""
