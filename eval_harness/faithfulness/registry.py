@@ -58,8 +58,8 @@ def build_scorer(spec: ScorerSpec, run_on: Device) -> Scorer:
     Raises:
       UserError: an unknown scorer or option (near matches), a value of another type.
     """
-    where = f"scorer {spec.name}, option"
-    return parse_config(scorer_class(spec.name), spec.options, where, run_on=run_on)
+    where = f"scorer {spec.name}"
+    return parse_config(scorer_class(spec.name), spec.options, where, "option", run_on=run_on)
 
 
 def scorer_lines() -> Sequence[str]:

@@ -1,5 +1,6 @@
 """Configuration in YAML (presets, gates, templates, options): a mistake is one line that names its key."""
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from eval_harness.errors import UserError, near
 
 Kind = Literal["suites", "gates", "judges"]
+Noun = Literal["key", "option"]  # what messages call a field
 # A text; what YAML read as a number may be a name.
 Text = Annotated[str, Field(strict=False)]
 
@@ -83,7 +85,7 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{what} is not valid YAML", got=f"{path}: {error}", expected="YAML") from error
 
 
-def parse_config(cls: type[C], raw: object, where: str, **fixed: Any) -> C:
+def parse_config(cls: type[C], raw: object, where: str, noun: Noun = "key", **fixed: Any) -> C:
     """Build a configuration from parsed YAML; `fixed` fields come from elsewhere and are no keys.
 
     Raises:
@@ -92,11 +94,11 @@ def parse_config(cls: type[C], raw: object, where: str, **fixed: Any) -> C:
     if not isinstance(raw, Mapping):
         raise UserError(where, got=type(raw).__name__, expected="a mapping of keys")
     given = {str(key): value for key, value in raw.items()}
-    check_keys(given, set(cls.model_fields) - set(fixed), where)
+    check_keys(given, set(cls.model_fields) - set(fixed), where, noun)
     try:
         return cls.model_validate({**given, **fixed}, context={"where": where})
     except ValidationError as error:
-        raise _one_line(error, cls, given, where) from error
+        raise _one_line(error, cls, given, where, noun) from error
 
 
 def where_of(info: ValidationInfo) -> str:
@@ -104,15 +106,17 @@ def where_of(info: ValidationInfo) -> str:
     return str((info.context or {}).get("where", "configuration"))
 
 
-def check_keys(raw: Iterable[str], known: Iterable[str], where: str) -> None:
+def check_keys(raw: Iterable[str], known: Iterable[str], where: str, noun: Noun = "key") -> None:
     """Raise UserError for a key that is not known, with near matches."""
     if unknown := sorted(set(raw) - set(known)):
         raise UserError(
-            f"{where}: unknown key", got=unknown[0], expected=near(unknown[0], sorted(known) or ["none"])
+            f"{where}: unknown {noun}", got=unknown[0], expected=near(unknown[0], sorted(known) or ["none"])
         )
 
 
-def _one_line(error: ValidationError, cls: type[BaseModel], raw: Mapping[str, Any], where: str) -> UserError:
+def _one_line(
+    error: ValidationError, cls: type[BaseModel], raw: Mapping[str, Any], where: str, noun: Noun
+) -> UserError:
     """The first mistake: what, got, expected."""
     first = error.errors(include_url=False)[0]
     kind, parts = first["type"], list(first["loc"])
@@ -131,14 +135,18 @@ def _one_line(error: ValidationError, cls: type[BaseModel], raw: Mapping[str, An
         path.append(str(part))
     if kind == "missing":
         return UserError(
-            ", ".join([where, *path[:-1]]) + ": missing key", got=sorted(map(str, value)), expected=path[-1]
+            ", ".join([where, *path[:-1]]) + ": missing {noun}",
+            got=sorted(map(str, value)),
+            expected=path[-1],
         )
     if kind == "extra_forbidden":
         parent = ", ".join([where, *path[:-1]])
-        return UserError(f"{parent}: unknown key", got=path[-1], expected=near(path[-1], sorted(fields)))
-    said = str(first["msg"]).removeprefix("Input should be ").replace("'", "")
-    expected = description or _EXPECTED.get(kind) or said
-    return UserError(f"{where}: {' '.join(path)}", got=repr(first["input"])[:200], expected=expected)
+        return UserError(f"{parent}: unknown {noun}", got=path[-1], expected=near(path[-1], sorted(fields)))
+    expected = description or _EXPECTED.get(kind) or str(first["msg"]).removeprefix("Input should be ")
+    if kind == "literal_error":
+        expected = " or ".join(re.findall("'([^']*)'", first["ctx"]["expected"])) or expected
+    what = " ".join(path if noun == "key" else [noun, *path])
+    return UserError(f"{where}: {what}", got=repr(first["input"])[:200], expected=expected)
 
 
 def _fields_of(annotation: Any) -> dict[str, Any]:

@@ -53,12 +53,12 @@ def build_judge(name: str, options: Mapping[str, Any], template: Template | None
     Raises:
       UserError: unknown judge or option, a missing or wrong option, no template where one is needed.
     """
-    cls, where = _judge_class(name), f"judge {name}, option"
+    cls, where = _judge_class(name), f"judge {name}"
     if not issubclass(cls, TemplateJudge):
-        return parse_config(cls, options, where)
+        return parse_config(cls, options, where, "option")
     if template is None:
         raise UserError(f"judge {name}", got="no template", expected="--judge-template NAME")
-    return parse_config(cls, options, where, template=template)
+    return parse_config(cls, options, where, "option", template=template)
 
 
 def read_judge(spec: str, given: Mapping[str, Any], template: str, kind: Kind = PAIR) -> Judge:

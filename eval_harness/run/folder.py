@@ -52,19 +52,19 @@ def parse_result(data: Any) -> SuiteResult:
 
 def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     """Version 1 marked main metrics by a scale, groups by their name, and kept the limit in the settings."""
-    settings = data.get("settings", {})
-    scores = [
-        {
-            **score,
-            "task": score["task"].removeprefix(_GROUP),
-            "is_group": score["task"].startswith(_GROUP),
-            "main": score.get("normalised") is not None,
-        }
-        for score in data.get("scores", ())
-    ]
+    settings, scores = data.get("settings"), data.get("scores")
+    if not isinstance(settings, dict) or not isinstance(scores, list):
+        return data  # no result of any version: reading it says so
     asked = (*ASKED, *(name for name in ("win_rate",) if name in settings))
-    changed = {"scores": scores, "asked": asked, "max_unjudged": settings.get("max_unjudged")}
-    return {**data, **changed, "schema_version": SCHEMA_VERSION}
+    changed = {"asked": asked, "max_unjudged": settings.get("max_unjudged"), "schema_version": SCHEMA_VERSION}
+    return {**data, **changed, "scores": [_score_of_version_1(score) for score in scores]}
+
+
+def _score_of_version_1(score: Any) -> Any:
+    if not isinstance(score, dict) or not isinstance(score.get("task"), str):
+        return score
+    task, main = score["task"], score.get("normalised") is not None
+    return {**score, "task": task.removeprefix(_GROUP), "is_group": task.startswith(_GROUP), "main": main}
 
 
 def read_items(folder: Path) -> list[ItemRecord]:
