@@ -29,7 +29,7 @@ def parse(cls: type[T], data: object) -> T:
       ValueError: an unknown or missing key or a value of another type, named.
     """
     try:
-        built: T = _adapter(cls).validate_python(data)
+        built: T = _adapter(cls).validate_python(data)  # type: ignore[arg-type]
         return built
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -135,7 +135,7 @@ def _one_line(
         path.append(str(part))
     if kind == "missing":
         return UserError(
-            ", ".join([where, *path[:-1]]) + ": missing {noun}",
+            ", ".join([where, *path[:-1]]) + f": missing {noun}",
             got=sorted(map(str, value)),
             expected=path[-1],
         )

@@ -1,7 +1,7 @@
 """Which room of the harness may import which: A <- B reads "B imports A"; no circle, no arrow upwards.
 
 errors <- {types, files} <- stats <- gate
-errors <- {types, files} <- models <- run's nouns <- {judges, reasoning, win_rate, faithfulness} <- runner <- cli
+    errors <- {types, files} <- models <- {judges, reasoning, win_rate, faithfulness} <- run.runner <- cli
 """
 
 import ast
