@@ -1,8 +1,9 @@
 """The reference implementation: logits and labels to token statistics, by label shift, gather and full KL.
 
-Trainers run it where a model does not allow the fast paths beside it (``rows``, ``slices``, ``triton_kernels``),
-and tests hold those to it: tests/fused (values and every gradient), tests/property (gradcheck), tests/golden
-(the released code). When the formula changes, CONTRIBUTING.md lists what to touch besides ``kl.py``.
+Trainers run it where a model does not allow the fast paths beside it (``rows``, ``slices``,
+``triton_kernels``), and tests hold those to it: tests/fused (values and every gradient), tests/property
+(gradcheck), tests/golden (the released code). When the formula changes, CONTRIBUTING.md lists what to touch
+besides ``kl.py``.
 
 Everything is computed in max(float32, input dtype), on response positions only and in chunks, so that
 no vocabulary-sized tensor besides the logits themselves and their gradient is ever held.
