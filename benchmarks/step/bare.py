@@ -19,7 +19,8 @@ from benchmarks.step.workloads import PAD, PairBatch
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
-from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput, statistics
+from sparsepo_plugin.forward.pair_statistics import statistics
+from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput
 from sparsepo_plugin.forward.window import ResponseWindow, response_window
 from sparsepo_plugin.types import ReferenceState, TokenStats
 

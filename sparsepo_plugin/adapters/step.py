@@ -16,7 +16,8 @@ from sparsepo_plugin import metrics
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.forward.activations import Site
-from sparsepo_plugin.forward.runner import ForwardRunner, HeadMode, ModelOutput, statistics
+from sparsepo_plugin.forward.pair_statistics import statistics
+from sparsepo_plugin.forward.runner import ForwardRunner, HeadMode, ModelOutput
 from sparsepo_plugin.forward.sharding import Sharding, WholeModels
 from sparsepo_plugin.forward.window import ResponseWindow
 from sparsepo_plugin.metrics import MetricSum

@@ -41,7 +41,7 @@ class HeadHook:
         )
 
     @contextmanager
-    def catching(self, index: Tensor, *, compute: bool) -> Iterator[CapturedStates]:
+    def capturing(self, index: Tensor, *, compute: bool) -> Iterator[CapturedStates]:
         """Within the context the model's next forward pass leaves its final hidden states at ``index``.
 
         Args:
@@ -50,13 +50,13 @@ class HeadHook:
             and the model's output holds the image of LogitMap.grid in their place.
         """
         assert self.head is not None
-        caught = CapturedStates(index)
+        captured = CapturedStates(index)
         # The last of the hooks before the head: all others, such as a recorder's, see every position.
-        handles = [self.head.register_forward_pre_hook(caught.take_input(compute))]
+        handles = [self.head.register_forward_pre_hook(captured.take_input(compute))]
         if not compute:
-            handles.append(self.head.register_forward_hook(caught.replace_output))
+            handles.append(self.head.register_forward_hook(captured.replace_output))
         try:
-            yield caught
+            yield captured
         finally:
             for handle in handles:
                 handle.remove()

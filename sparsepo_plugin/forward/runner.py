@@ -6,7 +6,6 @@ own logits at the response positions (``rows``), the logits of all positions (``
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
@@ -18,12 +17,10 @@ from torch import Tensor, nn
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.forward.activations import Recorder, Site
 from sparsepo_plugin.forward.block_states import BlockStates
-from sparsepo_plugin.forward.head import CapturedStates, HeadHook, call_head
+from sparsepo_plugin.forward.head import CapturedStates, HeadHook
+from sparsepo_plugin.forward.head_weights import LogitMap
 from sparsepo_plugin.forward.sharding import Sharding, WholeModels
-from sparsepo_plugin.forward.statistics import HeadWeights, LogitMap, ReferenceRows, fused_statistics
-from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, TokenValues, spread, statistics_at
 from sparsepo_plugin.forward.window import ResponseWindow
-from sparsepo_plugin.types import TokenStats
 
 HeadMode = Literal["auto", "rows", "off"]
 HEAD_MODES: tuple[HeadMode, ...] = get_args(HeadMode)
@@ -131,34 +128,34 @@ class ForwardRunner:
     def _read(self, call: Callable[..., Any], window: ResponseWindow) -> ModelOutput:
         rows, columns = window.predicting()
         index = window.source[rows, columns]
-        with self._catching(index) as caught:
+        with self._capturing(index) as captured:
             output, taken = self._call(call, window)
-        if caught is not None and not self._understood(caught, output):
+        if captured is not None and not self._understood(captured, output):
             return self._read(call, window)
-        hidden_states = self._hidden_states(output, taken, caught, window)
+        hidden_states = self._hidden_states(output, taken, captured, window)
         aux = output.get("aux_loss", 0) if hasattr(output, "get") else getattr(output, "aux_loss", 0)
         logits = None if self.mode == "auto" else output["logits"].flatten(0, 1)
-        states = caught.hidden if self.mode == "auto" and caught is not None else None
+        states = captured.hidden if self.mode == "auto" and captured is not None else None
         if self.mode == "rows":
             index = torch.arange(len(index), device=index.device)
         return ModelOutput(
             window, index, logits, states, self._map or LogitMap(), self._head_hook.head, hidden_states, aux
         )
 
-    def _catching(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:
+    def _capturing(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:
         if self.mode == "off":
             return nullcontext()
-        return self._head_hook.catching(index, compute=self.mode == "rows")
+        return self._head_hook.capturing(index, compute=self.mode == "rows")
 
-    def _understood(self, caught: CapturedStates, output: Any) -> bool:
+    def _understood(self, captured: CapturedStates, output: Any) -> bool:
         """Whether the head did what the mode expects; if not, the next mode is set."""
-        if caught.calls != 1 or caught.hidden is None:
+        if captured.calls != 1 or captured.hidden is None:
             self._fall_back(
-                "off", f"its output head is called {caught.calls} times, or not on [rows, seq, hidden]"
+                "off", f"its output head is called {captured.calls} times, or not on [rows, seq, hidden]"
             )
             return False
         if self.mode == "auto" and self._map is None:
-            self._map = caught.logit_map(output["logits"])
+            self._map = captured.logit_map(output["logits"])
             if self._map is None:
                 self._fall_back("rows", "what follows its output head is neither a scale nor a soft cap")
                 return False
@@ -180,18 +177,18 @@ class ForwardRunner:
             return call(**asked), taken
 
     def _hidden_states(
-        self, output: Any, taken: list[Tensor], caught: CapturedStates | None, window: ResponseWindow
+        self, output: Any, taken: list[Tensor], captured: CapturedStates | None, window: ResponseWindow
     ) -> tuple[Tensor, ...]:
         if not self._want_states:
             return ()
-        if self._blocks is not None and caught is not None and caught.everything is not None:
-            found = (*taken, window.take(caught.everything.detach()))
+        if self._blocks is not None and captured is not None and captured.everything is not None:
+            hooked = (*taken, window.take(captured.everything.detach()))
             if self._blocks_checked:
-                return found
+                return hooked
             expected = tuple(window.take(state) for state in output.hidden_states[1:])
             self._blocks_checked = True
-            if len(found) == len(expected) and all(map(torch.equal, found, expected)):
-                return found
+            if len(hooked) == len(expected) and all(map(torch.equal, hooked, expected)):
+                return hooked
             self._blocks = None
             self._warn(f"{self._name}: its hidden states are not its blocks' outputs; it is asked for them")
             return expected
@@ -203,73 +200,3 @@ def _blocks(model: nn.Module) -> BlockStates | None:
         return BlockStates(model)
     except UserError:
         return None
-
-
-def statistics(
-    policy: ModelOutput,
-    reference: ModelOutput | None,
-    *,
-    with_kl: bool,
-    sharding: Sharding = _WHOLE,
-) -> TokenStats:
-    """Token statistics of a batch in the window's layout, [2 * pairs, width - 1].
-
-    Args:
-      policy: the policy's view.
-      reference: the reference's view of the same batch, or None.
-      with_kl: compute the token KL.
-      sharding: how the reference is spread over processes.
-    """
-    rows, columns = policy.window.predicting()
-    targets = policy.window.labels[:, 1:][rows, columns]
-    fused = policy.states is not None and (reference is None or reference.states is not None)
-    if fused:
-        values = _fused(policy, reference, targets, with_kl, sharding)
-    else:
-        logits, index = _logits(policy)
-        other, other_index = (None, index) if reference is None else _logits(reference)
-        values = statistics_at(logits, other, index, other_index, targets, with_kl=with_kl)
-    return spread(values, policy.window.labels[:, 1:] != IGNORE_INDEX)
-
-
-def _fused(
-    policy: ModelOutput,
-    reference: ModelOutput | None,
-    targets: Tensor,
-    with_kl: bool,
-    sharding: Sharding,
-) -> TokenValues:
-    assert policy.states is not None
-    assert policy.head is not None
-    rows: ReferenceRows | None = None
-    if reference is not None:
-        assert reference.states is not None
-        assert reference.head is not None
-        open_head = functools.partial(sharding.open_head, reference.head)
-        rows = ReferenceRows(reference.states, open_head, reference.logit_map, sharding.collective)
-
-    def compute(states: Tensor, weights: HeadWeights) -> Sequence[Tensor]:
-        values = fused_statistics(states, weights, targets, rows, with_kl=with_kl, logit_map=policy.logit_map)
-        return tuple(value for value in values if value is not None)
-
-    values = iter(call_head(policy.head, policy.states, compute))
-    policy_logps = next(values)
-    reference_logps = None if rows is None else next(values)
-    return TokenValues(policy_logps, reference_logps, next(values) if with_kl else None)
-
-
-def _logits(reading: ModelOutput) -> tuple[Tensor, Tensor]:
-    """A table of logits and the rows to read in it; from the states where only those are there."""
-    if reading.logits is not None:
-        return reading.logits, reading.positions
-    assert reading.states is not None
-    assert reading.head is not None
-    logits = reading.logit_map.image(reading.head(reading.states[None])[0])
-    return logits, torch.arange(len(logits), device=logits.device)
-
-
-def negative_log_likelihood(policy: ModelOutput) -> Tensor:
-    """Mean over pairs of the mean negative log-likelihood per chosen token, as upstream's NLL term."""
-    chosen = policy.first_rows(len(policy.window.labels) // 2)
-    stats = statistics(chosen, None, with_kl=False)
-    return -(stats.policy_logps.sum(-1) / stats.response_mask.sum(-1)).mean()

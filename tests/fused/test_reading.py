@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
-from sparsepo_plugin.forward.runner import HEAD_MODES, ForwardRunner, statistics
+from sparsepo_plugin.forward.pair_statistics import statistics
+from sparsepo_plugin.forward.runner import HEAD_MODES, ForwardRunner
 from sparsepo_plugin.forward.statistics import LogitMap
 from sparsepo_plugin.forward.statistics.reference import statistics_at
 from sparsepo_plugin.forward.window import response_window

@@ -10,7 +10,8 @@ from sparsepo_plugin.adapters.openrlhf.outputs import make_batch
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.demo.tiny import FAMILIES, build_model, build_tokenizer
 from sparsepo_plugin.forward.activations import find_sites
-from sparsepo_plugin.forward.runner import ModelOutput, negative_log_likelihood, statistics
+from sparsepo_plugin.forward.pair_statistics import negative_log_likelihood, statistics
+from sparsepo_plugin.forward.runner import ModelOutput
 from sparsepo_plugin.forward.statistics import LogitMap
 from sparsepo_plugin.forward.statistics.reference import token_stats
 

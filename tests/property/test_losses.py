@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from sparsepo_plugin.forward.statistics import reference as token_stats_module
-from sparsepo_plugin.forward.statistics.reference import kl_terms, token_stats
+from sparsepo_plugin.forward.statistics.kl import kl_terms
+from sparsepo_plugin.forward.statistics.reference import token_stats
 from sparsepo_plugin.losses.dpo import dpo
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions, sparsepo
 from sparsepo_plugin.objective import mask_l1

@@ -32,10 +32,11 @@ FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in name
 CORE_PACKAGES = {"safetensors", "sparsepo_plugin", "torch", "tqdm", "triton", "yaml"}
 # What a trainer's folder may read of the other folders of adapters/; what lies beside them is for all.
 ADAPTERS: dict[str, set[str]] = {
+    "pairs": set(),
     "prefix": set(),
-    "openrlhf": {"prefix"},
-    "trl": {"prefix"},
-    "axolotl": {"prefix", "trl"},
+    "openrlhf": {"pairs", "prefix"},
+    "trl": {"pairs", "prefix"},
+    "axolotl": {"pairs", "prefix", "trl"},
 }
 
 

@@ -17,7 +17,7 @@ from sparsepo_plugin.adapters.openrlhf.sharding import DeepSpeedSharding
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, not_finite
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.forward.activations import find_sites
-from sparsepo_plugin.forward.runner import negative_log_likelihood
+from sparsepo_plugin.forward.pair_statistics import negative_log_likelihood
 from sparsepo_plugin.metrics import DeadMaskWatch, MetricSum
 from sparsepo_plugin.run_folder import tokens
 from sparsepo_plugin.run_folder.log import RunLog

@@ -1,4 +1,9 @@
-"""Logits and labels to token statistics: label shift, gather, KL over the full vocabulary.
+"""The reference implementation: logits and labels to token statistics, by label shift, gather and full KL.
+
+Trainers run it where a model does not allow the fast paths beside it (``rows``, ``slices``,
+``triton_kernels``), and tests hold those to it: tests/fused (values and every gradient), tests/property
+(gradcheck), tests/golden (the released code). When the formula changes, CONTRIBUTING.md lists what to touch
+besides ``kl.py``.
 
 Everything is computed in max(float32, input dtype), on response positions only and in chunks, so that
 no vocabulary-sized tensor besides the logits themselves and their gradient is ever held.
@@ -12,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.forward.head_weights import LogitMap
+from sparsepo_plugin.forward.statistics.kl import kl_terms
 from sparsepo_plugin.types import TokenStats
 
 IGNORE_INDEX = -100
@@ -121,29 +127,6 @@ def _log_softmax(logits: Tensor) -> Tensor:
     """Log-softmax in max(float32, dtype), [n, vocab]; the maximum is taken off first, for accuracy."""
     compute = torch.promote_types(torch.float32, logits.dtype)
     return torch.log_softmax(logits.to(compute), dim=-1)
-
-
-def kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Terms of KL(q || p) = sum q (expm1(x) - x) with x = log p - log q; each is >= 0.
-
-    The centred form differs from sum q (log q - log p) by sum p - sum q = 0, so the sum is the same, but
-    rounding errors enter squared instead of linearly, and no term can be negative.
-
-    Args:
-      log_p: log-probabilities of the policy, [..., vocab]; -inf is allowed.
-      log_q: log-probabilities of the reference, same shape; -inf is allowed.
-
-    Returns:
-      Same shape, nats. Entries that are -inf in both contribute 0.
-    """
-    x = log_p - log_q
-    p, q = log_p.exp(), log_q.exp()
-    # expm1(x) - x loses relative accuracy eps/|x|, its Taylor series x^2/12: equal at (24 eps)^(1/3).
-    small = (24 * torch.finfo(x.dtype).eps) ** (1 / 3)
-    terms = torch.where(x.abs() < small, x * x * (0.5 + x / 6), torch.expm1(x) - x) * q
-    # For large x expm1 overflows although q expm1(x) = p - q is at most 1.
-    terms = torch.where(x > 1, p - q - q * x, terms)
-    return torch.where(q == 0, p, terms)
 
 
 class _TokenStatistics(torch.autograd.Function):

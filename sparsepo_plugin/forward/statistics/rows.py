@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.forward.head_weights import LogitMap
-from sparsepo_plugin.forward.statistics.reference import kl_terms
+from sparsepo_plugin.forward.statistics.kl import kl_terms
 
 
 class RowStatistics(NamedTuple):

@@ -115,7 +115,7 @@ class RunningStatistics:
 
 
 def kl(x: Tensor, p: Tensor, q: Tensor, shift: Tensor) -> Tensor:
-    """Sum of q (expm1(x) - x) over the columns, [n]; see reference.kl_terms.
+    """Sum of q (expm1(x) - x) over the columns, [n]; see kl.kl_terms.
 
     Neither q nor p e^shift = q e^x need be normalised: each term is >= 0 all the same.
 
