@@ -11,8 +11,7 @@ from torch import Tensor
 def state_product(states: Tensor, weights: Tensor, eps: float | None) -> Tensor:
     """(h - mean(h)) / sqrt(var(h) + eps) times every row of the weights; h times them without an eps.
 
-    w . LayerNorm(h) with gain g and bias s is (w g) . (h - mean) / sigma + w . s. With weights whose rows have
-    the mean 0 the mean of h drops out: what is left is a product of the states as they are, and one moment.
+    w . LayerNorm(h) with gain g and bias s is (w g) . (h - mean) / sigma + w . s.
 
     Args:
       states: [..., hidden], any float dtype; no gradient flows to them.
@@ -22,8 +21,7 @@ def state_product(states: Tensor, weights: Tensor, eps: float | None) -> Tensor:
     Returns:
       [..., k], in the weights' dtype.
     """
-    centred = weights if eps is None else weights - weights.mean(-1, keepdim=True)
-    product: Tensor = _StateProduct.apply(states.detach(), centred, eps)  # type: ignore[no-untyped-call]
+    product: Tensor = _StateProduct.apply(states.detach(), weights, eps)  # type: ignore[no-untyped-call]
     return product
 
 
@@ -32,18 +30,23 @@ class _StateProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weights: Tensor, eps: float | None) -> Tensor:
-        wide = states.to(weights.dtype)
-        scale = None
+        scale = mean = None
         if eps is not None:
-            scale = torch.rsqrt(wide.var(-1, correction=0, keepdim=True) + eps)
-        ctx.save_for_backward(states, scale)
+            variance, mean = torch.var_mean(states.to(weights.dtype), -1, correction=0, keepdim=True)
+            scale = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(states, mean, scale)
         ctx.dtype = weights.dtype
-        product = wide @ weights.T
+        product = _centred(states, mean, weights.dtype) @ weights.T
         return product if scale is None else product * scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        states, scale = ctx.saved_tensors
+        states, mean, scale = ctx.saved_tensors
         grad = grad if scale is None else grad * scale
-        return None, grad.flatten(0, -2).T @ states.flatten(0, -2).to(ctx.dtype), None
+        return None, grad.flatten(0, -2).T @ _centred(states, mean, ctx.dtype).flatten(0, -2), None
+
+
+def _centred(states: Tensor, mean: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The states in a dtype, without their mean, which is taken off first because outliers are large."""
+    return states.to(dtype) if mean is None else states - mean

@@ -78,7 +78,7 @@ def test_values_and_gradients_are_those_of_the_layer_norm(name, dtype, outlier):
     for value, want, other in zip(got, exact, rounded, strict=True):
         size = max(1.0, float(want.abs().max()))
         # Far outliers cost the LayerNorm itself digits in float32.
-        tolerance = max(1e-6, 4 * float((other.double() - want).abs().max()) / size)
+        tolerance = max(1e-6, 8 * float((other.double() - want).abs().max()) / size)
         torch.testing.assert_close(value.double() / size, want / size, atol=tolerance, rtol=0)
 
 
