@@ -112,9 +112,10 @@ class Ours:
       head: one of HEAD_MODES.
       shared: chosen and rejected share their prefix.
       attention: transformers' name of the attention to run, or that shared rows run the counterpart of.
+      kernel: which of adapters/prefix's kernels shared rows run in; by default the first that fits.
 
     Raises:
-      ValueError: a model does not allow shared rows.
+      ValueError: a model does not allow shared rows, or not in this kernel.
     """
 
     def __init__(
@@ -125,18 +126,30 @@ class Ours:
         head: str = "auto",
         shared: bool = True,
         attention: str = "sdpa",
+        kernel: str | None = None,
     ) -> None:
         self.models, self.objective = models, objective
         device = next(models.policy.parameters()).device
         self.mask_source = objective.build_masks(SEED).to(device)
         self._policy = ForwardRunner(models.policy, mode=head)
         self._reference = ForwardRunner(models.reference, mode=head, states=objective.needs.hidden_states)
-        self._attention, self._shared = attention, False
+        self._attention, self._kernels = attention, []
+        found: list[str] = []
         with self.ready():
             for model, training in ((models.policy, True), (models.reference, False)) if shared else ():
-                if reason := prefix.start(model, training=training):
-                    raise ValueError(f"no shared rows: {reason}")
-        self._shared = shared
+                found.append(self._fitting(model, kernel, training))
+        self._kernels = found
+
+    @staticmethod
+    def _fitting(model: Any, kernel: str | None, training: bool) -> str:
+        """Attach the model; the kernel that it runs in."""
+        if kernel is None:
+            reason = prefix.start(model, training=training)
+        elif not (reason := prefix.probe(model, kernel, training=training)):
+            prefix.attach(model, kernel)
+        if reason:
+            raise ValueError(f"no shared rows: {reason}")
+        return str(model.config._attn_implementation)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -144,8 +157,8 @@ class Ours:
         before = [model.config._attn_implementation for model in self.models]
         for model in self.models:
             model.set_attn_implementation(self._attention)
-            if self._shared:
-                prefix.attach(model)
+        for model, kernel in zip(self.models, self._kernels):
+            prefix.attach(model, kernel)
         try:
             yield
         finally:
@@ -155,7 +168,7 @@ class Ours:
 
     def loss(self, batch: PairBatch) -> Tensor:
         """Mean loss of the pairs."""
-        reading = self._shared_reading if self._shared else self._separate_reading
+        reading = self._shared_reading if self._kernels else self._separate_reading
         policy, reference = reading(batch)
         stats = statistics(policy, reference, with_kl=self.objective.needs.token_kl)
         masks = self.mask_source(
@@ -166,6 +179,7 @@ class Ours:
     def _shared_reading(self, batch: PairBatch) -> tuple[ModelOutput, ModelOutput]:
         lengths = torch.tensor(batch.prompts, device=batch.chosen[0].device)
         rows = prefix.shared_rows(*batch.chosen, *batch.rejected, lengths)
+        rows = rows.packed() if prefix.packs(*self.models) else rows
         inputs = {"attention_mask": rows.attention_mask}
         return self._read(rows.token_ids, inputs, rows.window, prefix.sharing(rows), prefix.sharing(rows))
 

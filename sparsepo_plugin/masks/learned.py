@@ -12,6 +12,7 @@ from torch.nn import functional
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.masks import shaping
 from sparsepo_plugin.masks.shaping import Activation
+from sparsepo_plugin.masks.state_product import state_product
 from sparsepo_plugin.options import MaskOptions, option
 from sparsepo_plugin.registry import register_mask
 from sparsepo_plugin.types import Masks, Needs, ReferenceShape, ReferenceState
@@ -176,13 +177,18 @@ class LearnedMask(nn.Module):
 
     def _score(self, unit: int, state: Tensor, dtype: torch.dtype) -> Tensor:
         """Raw score of one unit, [rows, seq - 1]."""
-        state = state.to(dtype)
-        if self.mixed:
-            gain, shift = self.norm_weight.to(dtype), self.norm_bias.to(dtype)
-            state = functional.layer_norm(state, gain.shape, gain, shift, self.eps)
-        if self.options.width:
-            state = torch.relu(state @ self.inner_weight[unit].to(dtype).T + self.inner_bias[unit].to(dtype))
-        return state @ self.weight[unit].to(dtype) + self.bias[unit].to(dtype)
+        last, bias = self.weight[unit].to(dtype), self.bias[unit].to(dtype)
+        if not self.options.width:
+            return self._of_state(state, last[None], dtype).squeeze(-1) + bias
+        inner = self._of_state(state, self.inner_weight[unit].to(dtype), dtype)
+        return torch.relu(inner + self.inner_bias[unit].to(dtype)) @ last + bias
+
+    def _of_state(self, state: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """The state, normalised where layers are mixed, times every row of weights [k, hidden]."""
+        if not self.mixed:
+            return state_product(state, weights, None)
+        gain, shift = self.norm_weight.to(dtype), self.norm_bias.to(dtype)
+        return state_product(state, weights * gain, self.eps) + weights @ shift
 
     def _shape(self, score: Tensor, response_mask: Tensor) -> Tensor:
         """Turn raw scores into the mask."""

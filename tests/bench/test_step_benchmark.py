@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+from sparsepo_plugin.adapters.prefix.attention import SDPA
 
 REPO = Path(__file__).resolve().parents[2]
 STEP = REPO / "benchmarks" / "step"
@@ -76,12 +77,13 @@ def test_the_gpu_scripts_dpo_is_openrlhfs(pair_of_models, batch):
 
 
 @pytest.mark.parametrize("head", ["auto", "rows", "off"])
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", ["sequences", "mask", None])
 def test_ours_without_a_framework_is_sparsepo_written_down_plainly(pair_of_models, batch, head, shared):
     objective = bare.objective_of("sparsepo", pair_of_models)
     plain = bare.PlainSparsePO(pair_of_models, objective)
     expected = loss_and_gradients(plain, pair_of_models, batch)
-    ours = bare.Ours(pair_of_models, objective, head=head, shared=shared)
+    kernel = {"mask": SDPA}.get(shared)
+    ours = bare.Ours(pair_of_models, objective, head=head, shared=shared is not None, kernel=kernel)
     with ours.ready():
         assert_same(loss_and_gradients(ours, pair_of_models, batch), expected)
 
@@ -93,7 +95,7 @@ def test_a_row_leaves_the_models_as_they_were(pair_of_models):
     ours = bare.Ours(pair_of_models, bare.objective_of("dpo", pair_of_models), attention="eager")
     assert attention() == ["sdpa", "sdpa"]
     with ours.ready():
-        assert all(name.endswith("prefix_eager") for name in attention())
+        assert all(name.endswith("prefix_varlen_eager") for name in attention())
     assert attention() == ["sdpa", "sdpa"]
 
 

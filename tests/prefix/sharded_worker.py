@@ -71,7 +71,7 @@ def main():
     wanted = gradients(strategy, actor, optimizer, expected)
 
     reason = start(actor, training=True)
-    rows = shared_rows(*batch.parts)
+    rows = shared_rows(*batch.parts).packed()
     with sharing(rows):
         output = actor(rows.token_ids, attention_mask=rows.attention_mask, return_output=True)
     logps = summed_logps(rows.window.take(output["logits"]), rows.window.labels)

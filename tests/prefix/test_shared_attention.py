@@ -19,7 +19,15 @@ from prefix_models import (
 from transformers import AutoModelForCausalLM
 
 from sparsepo_plugin.adapters.prefix import attach, detach, shared_rows, sharing
-from sparsepo_plugin.adapters.prefix.attention import EAGER, FLEX, SDPA, kernel_for
+from sparsepo_plugin.adapters.prefix.attention import (
+    EAGER,
+    FLEX,
+    SDPA,
+    VARLEN,
+    VARLEN_EAGER,
+    kernel_for,
+    kernels_for,
+)
 
 CELLS = [
     (name, attention)
@@ -58,9 +66,24 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def both_ways(model, batch, kernel=None):
+# The kernel, and whether all pairs stand in one row.
+LAYOUTS = {
+    "mask": (None, False),
+    "mask, one row": (None, True),
+    "sequences": (VARLEN, True),
+    "sequences, padded rows": (VARLEN, False),
+}
+
+
+def layout(name, attention):
+    kernel, one_row = LAYOUTS[name]
+    return {VARLEN: VARLEN_EAGER}.get(kernel, kernel) if attention == "eager" else kernel, one_row
+
+
+def both_ways(model, batch, kernel=None, one_row=False):
     """(log-probabilities, states, gradients) of two rows and of shared rows."""
     rows = shared_rows(*batch.parts)
+    rows = rows.packed() if one_row else rows
     labels, found = rows.window.labels, []
     real = labels != -100
     real[:, 0] = True
@@ -84,10 +107,11 @@ def assert_same(expected, got, tolerance=1e-5):
         torch.testing.assert_close(got[2][name] / size, gradient / size, atol=tolerance, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("how", LAYOUTS)
 @pytest.mark.parametrize(("name", "attention"), CELLS)
-def test_shared_rows_give_the_numbers_of_two_rows(name, attention):
+def test_shared_rows_give_the_numbers_of_two_rows(name, attention, how):
     model, batch = build(name, attention), odd_batch()
-    expected, got = both_ways(model, batch)
+    expected, got = both_ways(model, batch, *layout(how, attention))
     assert_same(expected, got)
     assert model.config._attn_implementation == attention
     assert max(float(g.abs().max()) for g in got[2].values()) > 1e-2
@@ -105,35 +129,37 @@ def test_log_probabilities_of_windows_are_those_of_whole_rows(name):
     assert (expected < -1).sum() > 10
 
 
+@pytest.mark.parametrize("how", ["mask", "sequences"])
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3-sliding", "gpt2"])
-def test_recomputed_layers_give_the_same_gradients(name, reentrant):
+def test_recomputed_layers_give_the_same_gradients(name, reentrant, how):
     model, batch = build(name), odd_batch()
     expected, _ = both_ways(model, batch)
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    _, got = both_ways(model, batch)
+    _, got = both_ways(model, batch, *LAYOUTS[how])
     assert_same(expected, got)
 
 
+@pytest.mark.parametrize("how", ["mask", "sequences"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-def test_an_adapter_around_the_model_changes_nothing(name):
+def test_an_adapter_around_the_model_changes_nothing(name, how):
     targets = {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])
     torch.manual_seed(0)
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets, init_lora_weights=False)
     model, batch = get_peft_model(build(name), config), odd_batch()
-    expected, got = both_ways(model, batch)
+    expected, got = both_ways(model, batch, *LAYOUTS[how])
     assert_same(expected, got)
     assert all("lora" in parameter for parameter in got[2])
 
 
-@pytest.mark.parametrize("kernel", [SDPA, EAGER])
+@pytest.mark.parametrize("kernel", [SDPA, EAGER, VARLEN, VARLEN_EAGER])
 def test_bfloat16_is_as_far_from_float32_as_with_two_rows(kernel):
-    attention = {SDPA: "sdpa", EAGER: "eager"}[kernel]
-    batch = odd_batch()
-    exact, _ = both_ways(build("gemma3", attention), batch)
-    rounded, got = both_ways(build("gemma3", attention, torch.bfloat16), batch)
+    attention = "eager" if "eager" in kernel else "sdpa"
+    batch, how = odd_batch(), (kernel, kernel.startswith(VARLEN))
+    exact, _ = both_ways(build("gemma3", attention), batch, *how)
+    rounded, got = both_ways(build("gemma3", attention, torch.bfloat16), batch, *how)
     error, own = ((value[0] - exact[0]).abs().max() for value in (rounded, got))
     assert own < 2 * error
     assert error > 0.01
@@ -208,6 +234,20 @@ def test_attaching_twice_is_refused_and_detaching_twice_is_not():
     detach(model)
     detach(model)
     attach(model)
+
+
+def test_attention_over_sequences_is_tried_first_and_written_out_for_those_who_ask_for_eager():
+    assert kernels_for(build("llama")) == [VARLEN, SDPA]
+    assert kernels_for(build("gemma2", "eager")) == [VARLEN_EAGER, EAGER]
+
+
+@pytest.mark.parametrize("kernel", [VARLEN, VARLEN_EAGER])
+def test_a_model_over_sequences_keeps_its_numbers_where_no_rows_are_shared(kernel):
+    model, batch = build("gemma3", "eager" if "eager" in kernel else "sdpa"), odd_batch()
+    with torch.no_grad():
+        before = separate(model, batch).logits
+        attach(model, kernel)
+        torch.testing.assert_close(separate(model, batch).logits, before, atol=1e-6, rtol=0)
 
 
 def test_flash_attention_is_replaced_by_what_computes_the_same():

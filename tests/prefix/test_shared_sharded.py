@@ -11,7 +11,7 @@ import pytest
 from prefix_models import build
 from training import environment
 
-from sparsepo_plugin.adapters.prefix.attention import SDPA
+from sparsepo_plugin.adapters.prefix.attention import VARLEN
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_tokenizer
 
@@ -43,7 +43,7 @@ def test_two_processes_get_the_numbers_of_separate_rows(cell, model_folder, tmp_
     assert len(results) == 2
     for result in results:
         assert result["reason"] is None
-        assert result["attention"] == SDPA
+        assert result["attention"] == VARLEN
         assert result["logps"] < 1e-5
         assert result["gradients"] < 1e-5
         assert result["size"] > 1e-2

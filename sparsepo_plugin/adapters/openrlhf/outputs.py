@@ -20,7 +20,8 @@ class Batch(NamedTuple):
     """A batch of pairs as both models are given it.
 
     Attributes:
-      ids: input tokens, [2 * pairs, seq], chosen rows first; [pairs, seq] where pairs share their prefix.
+      ids: input tokens, [2 * pairs, seq], chosen rows first; [pairs, seq] where pairs share their prefix, and
+        [1, tokens] where they stand in one row.
       attention: attention mask, same shape.
       window: where the responses lie in the rows, or in the one packed row.
       prompts: token ids of every row's prompt.
@@ -48,7 +49,11 @@ class BatchOutput(NamedTuple):
 
 
 def make_shared_batch(
-    chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Tensor], prompt_lengths: list[int]
+    chosen: tuple[Tensor, Tensor],
+    rejected: tuple[Tensor, Tensor],
+    prompt_lengths: list[int],
+    *,
+    packed: bool,
 ) -> Batch:
     """Lay pairs out in rows that hold their common prefix once.
 
@@ -56,10 +61,12 @@ def make_shared_batch(
       chosen: token ids and attention mask, each [pairs, seq], right-padded.
       rejected: the same, [pairs, seq'].
       prompt_lengths: PromptLength of every pair.
+      packed: one row holds all pairs, without padding.
     """
     each = prompt_lengths * 2  # as upstream doubles it; a PromptLengths knows both sides
     lengths = torch.tensor([int(length) for length in each], device=chosen[0].device)
     rows = prefix.shared_rows(*chosen, *rejected, lengths)
+    rows = rows.packed() if packed else rows
     prompts = [row[: int(n)] for row, n in zip([*chosen[0], *rejected[0]], each)]
     window, indices = rows.window, dataset_indices(prompt_lengths)
     return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows)

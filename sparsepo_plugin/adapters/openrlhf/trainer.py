@@ -117,15 +117,20 @@ class PreferenceTrainer(DPOTrainer):
         return BatchOutput(batch, output), None, output.aux_loss, nll
 
     def _start_sharing(self) -> bool:
-        """Switch both models to rows that share a pair's prefix, if both give the same numbers with them."""
+        """Switch both models to rows that share a pair's prefix, if both give the same numbers with them.
+
+        Sets how pairs are laid out then: each in a row of its own, or all in one.
+        """
         if self.args.perf.prefix == "off":
             return False
-        reason = "--ds.packing_samples lays samples out its own way" if self.packing_samples else None
-        balancing, referenced = self.args.model.aux_loss_coef > 1e-8, self.objective.needs.reference
-        for model, training in ((self.model, True), (self.ref_model, False)):
-            if reason is None and (training or referenced):
+        reason, balancing = None, self.args.model.aux_loss_coef > 1e-8
+        models = [self.model, self.ref_model] if self.objective.needs.reference else [self.model]
+        for model in models:
+            if reason is None:
+                training = model is self.model
                 reason = prefix.start(model, training=training, balancing=balancing and training)
         if reason is None:
+            self._one_row = self.packing_samples or prefix.packs(*models)
             return True
         for model in (self.model, self.ref_model):
             prefix.detach(model)
@@ -140,7 +145,8 @@ class PreferenceTrainer(DPOTrainer):
         if batch is not None and known is chosen_ids:
             return batch
         if self._shares_prefix:
-            batch = make_shared_batch((chosen_ids, c_mask), (reject_ids, r_mask), lengths)
+            rows = (chosen_ids, c_mask), (reject_ids, r_mask)
+            batch = make_shared_batch(*rows, lengths, packed=self._one_row)
         else:
             ids, attention, rows = self.concatenated_inputs(chosen_ids, c_mask, reject_ids, r_mask, lengths)
             batch = make_batch(ids, attention, rows, packed=self.packing_samples)

@@ -1,9 +1,9 @@
 """Attention over shared rows: the model's own mask, at the positions that tokens have in their own rows.
 
 Attention functions and mask functions are registered with transformers under names of ours. Where shared rows
-are active, the mask a model asks for, sliding window and all, is evaluated at ``position_ids`` instead of
-columns, and the parts of a row see each other as the rows they stand for do. Where none are active, they do
-what transformers' functions of the same kind do.
+are active, layers get the sequences that the rows stand for, or the mask a model asks for, sliding window
+and all, evaluated at ``position_ids`` instead of columns; the parts of a row see each other as the rows they
+stand for do. Where none are active, they do what transformers' functions of the same kind do.
 """
 
 from __future__ import annotations
@@ -23,12 +23,24 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
 from sparsepo_plugin.adapters.prefix.eager import eager_attention
+from sparsepo_plugin.adapters.prefix.gradient_check import checked
 from sparsepo_plugin.adapters.prefix.layout import PREFIX, SharedRows
+from sparsepo_plugin.adapters.prefix.spans import MaskFunction, SpanMask, span_mask
+from sparsepo_plugin.adapters.prefix.varlen import (
+    varlen_attention,
+    varlen_eager_attention,
+    varlen_flash_attention,
+    written_out_without_extras,
+)
 
+VARLEN, VARLEN_FLASH, VARLEN_EAGER = (f"sparsepo_prefix_varlen{kind}" for kind in ("", "_flash", "_eager"))
 SDPA, EAGER, FLEX = "sparsepo_prefix_sdpa", "sparsepo_prefix_eager", "sparsepo_prefix_flex"
+# Kernels that need no memory for what is not seen: for them all pairs stand in one row.
+_SPARSE = (VARLEN, VARLEN_FLASH, VARLEN_EAGER, FLEX)
+# Policy and reference, batches of one pair and of several, short and long rows, and every kind of mask are
+# each a graph of their own to Dynamo, which runs FlexAttention unfused beyond 8 of them.
+_GRAPHS = 64
 _BEFORE = "_sparsepo_before_prefix"  # on a model: its kernel before, and the handles of our hooks
-
-MaskFunction = Callable[[Any, Any, Any, Any], Any]
 
 
 @dataclass
@@ -69,7 +81,7 @@ def attach(model: nn.Module, kernel: str | None = None) -> None:
 
     Args:
       model: holds a PreTrainedModel, possibly in an engine or an adapter.
-      kernel: SDPA, EAGER or FLEX; by default the one that stands for the model's present attention.
+      kernel: one of ours; by default the one with a mask that stands for the model's present attention.
 
     Raises:
       ValueError: it is attached already.
@@ -77,8 +89,10 @@ def attach(model: nn.Module, kernel: str | None = None) -> None:
     found = language_model(model)
     if hasattr(found, _BEFORE):
         raise ValueError(f"{type(found).__name__} is attached already: expected attach once, or detach first")
-    before = found.config._attn_implementation
-    found.set_attn_implementation(kernel or kernel_for(found))
+    before, kernel = found.config._attn_implementation, kernel or kernel_for(found)
+    if kernel == FLEX:
+        _allow_graphs()
+    found.set_attn_implementation(kernel)
     # Wrappers reach the model by different doors: OPT's head calls its decoder, adapters skip __call__.
     doors = {id(m): m for m in (found, found.base_model, found.get_decoder()) if m is not None}
     handles = [
@@ -112,8 +126,21 @@ def language_model(model: nn.Module) -> PreTrainedModel:
     raise ValueError(f"{type(model).__name__} holds no transformers model: expected one")
 
 
+def packs(*models: nn.Module) -> bool:
+    """Whether all models, attached, read pairs that stand in one row at no cost."""
+    return all(language_model(model).config._attn_implementation in _SPARSE for model in models)
+
+
+def kernels_for(model: PreTrainedModel) -> list[str]:
+    """The kernels of ours that may compute what the model's present attention does, best first."""
+    before, second = str(model.config._attn_implementation), kernel_for(model)
+    if second == FLEX:
+        return [VARLEN_FLASH, FLEX, _dense(model)]
+    return [VARLEN_EAGER if second == EAGER else VARLEN_FLASH if before != "sdpa" else VARLEN, second]
+
+
 def kernel_for(model: PreTrainedModel) -> str:
-    """The kernel of ours that computes what the model's present attention does.
+    """The kernel of ours, of those with a mask, that computes what the model's present attention does.
 
     Flash attention takes no mask: on CUDA FlexAttention stands for it, with soft-caps and sinks. Where the
     model does not know FlexAttention, sdpa does, unless there are soft-caps or sinks, which sdpa leaves out.
@@ -123,8 +150,19 @@ def kernel_for(model: PreTrainedModel) -> str:
         return {"sdpa": SDPA, "eager": EAGER}[before]
     if model.device.type == "cuda" and getattr(model, "_supports_flex_attn", False):
         return FLEX
+    return _dense(model)
+
+
+def _dense(model: PreTrainedModel) -> str:
     plain = model._supports_sdpa and not getattr(model.config, "attn_logit_softcapping", None)
     return SDPA if plain else EAGER
+
+
+def _allow_graphs() -> None:
+    """Let Dynamo compile FlexAttention for every case that training has."""
+    from torch import _dynamo
+
+    _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _GRAPHS)
 
 
 def mask_of_shared_rows(mask_function: MaskFunction, rows: SharedRows) -> MaskFunction:
@@ -135,12 +173,13 @@ def mask_of_shared_rows(mask_function: MaskFunction, rows: SharedRows) -> MaskFu
         broadcast, as sdpa, eager and FlexAttention call it.
       rows: what batch, query and key, now columns, mean.
     """
-    segments, positions = rows.segments, rows.position_ids
+    segments, positions, pairs = rows.segments, rows.position_ids, rows.pairs
 
     def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
         of_query, of_key = segments[batch, query], segments[batch, key]
         own = mask_function(batch, head, positions[batch, query], positions[batch, key])
-        visible = own & ((of_key == PREFIX) | ((of_key == of_query) & (of_key > PREFIX)))
+        same_pair = pairs[batch, query] == pairs[batch, key]
+        visible = own & same_pair & ((of_key == PREFIX) | ((of_key == of_query) & (of_key > PREFIX)))
         # Padding sees itself: a softmax over nothing is NaN.
         return visible | ((of_query < PREFIX) & (query == key))
 
@@ -187,10 +226,31 @@ def _masks(base: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
     return build
 
 
+def _span_masks(base: Callable[..., Any]) -> Callable[..., Any]:
+    """A mask function of transformers that gives layers the sequences of shared rows instead of a mask."""
+
+    def build(*args: Any, mask_function: MaskFunction, **options: Any) -> Any:
+        use = _USE.get()
+        if use is None:
+            return base(*args, mask_function=mask_function, **options)
+        use.masks += 1
+        return sequences_of_shared_rows(mask_function, use.rows)
+
+    return build
+
+
+def sequences_of_shared_rows(mask_function: MaskFunction, rows: SharedRows) -> SpanMask:
+    """A model's mask function over the sequences that shared rows stand for."""
+    return span_mask(mask_function, rows.spans)
+
+
 for _name, _attention, _mask in (
-    (SDPA, sdpa_attention_forward, sdpa_mask),
-    (EAGER, eager_attention, eager_mask),
-    (FLEX, flex_attention_forward, flex_attention_mask),
+    (VARLEN, checked(varlen_attention, written_out_without_extras), _span_masks(sdpa_mask)),
+    (VARLEN_FLASH, checked(varlen_flash_attention, varlen_eager_attention), _span_masks(sdpa_mask)),
+    (VARLEN_EAGER, varlen_eager_attention, _span_masks(eager_mask)),
+    (SDPA, sdpa_attention_forward, _masks(sdpa_mask)),
+    (EAGER, eager_attention, _masks(eager_mask)),
+    (FLEX, checked(flex_attention_forward, eager_attention), _masks(flex_attention_mask)),
 ):
     AttentionInterface.register(_name, _attention)
-    AttentionMaskInterface.register(_name, _masks(_mask))
+    AttentionMaskInterface.register(_name, _mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +11,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sparsepo_plugin.adapters.prefix.attention import attach, detach, language_model, sharing
+from sparsepo_plugin.adapters.prefix.attention import (
+    FLEX,
+    attach,
+    detach,
+    kernel_for,
+    language_model,
+    packs,
+    sharing,
+)
+from sparsepo_plugin.adapters.prefix.gradient_check import checking_gradients
 from sparsepo_plugin.adapters.prefix.layout import CHOSEN, SharedRows, shared_rows
 
 # Relative error of a token's state that rounding may explain after one block; it grows as a random walk does.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+# A row of more tokens than this runs another kernel of FlexAttention than a shorter one.
+_SHORT = 128
 _LONGEST_WINDOW = 1024  # a longer sliding window is not filled: the probe would cost as much as training
 
 
@@ -28,13 +40,21 @@ class _Pairs(NamedTuple):
     prompts: Tensor
 
 
-def probe(model: nn.Module, *, device: torch.device | None = None) -> str | None:
+def probe(
+    model: nn.Module,
+    kernel: str | None = None,
+    *,
+    training: bool = False,
+    device: torch.device | None = None,
+) -> str | None:
     """Compare shared with separate rows on a few random tokens; without gradients or dropout.
 
     Every process of a sharded model must call it; all get the same answer.
 
     Args:
       model: not attached yet; wrapped in whatever. Its state is what it was when the probe returns.
+      kernel: as ``attach`` takes it.
+      training: the model will be trained: also compare the kernel's gradients with those of plain attention.
       device: where inputs belong; by default where the parameters are.
 
     Returns:
@@ -42,30 +62,36 @@ def probe(model: nn.Module, *, device: torch.device | None = None) -> str | None
     """
     found = language_model(model)
     place = next(found.parameters()).device if device is None else device
+    kernel = kernel or kernel_for(found)
     modes = {module: module.training for module in found.modules()}
     found.eval()
     try:
         with torch.no_grad():
-            reason = _compare(model, _pairs(found.config, place))
+            pairs = _pairs(found.config, place, _SHORT if kernel == FLEX else 0)
+            reason = _compare(model, pairs, kernel, training)
     finally:
         detach(model)
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in modes.items():
+            module.training = mode
+        if kernel == FLEX:
+            # What was compiled for the probe's rows would count as graphs of training.
+            torch.compiler.reset()
     return _agreed(reason, place)
 
 
-def _compare(model: nn.Module, pairs: _Pairs) -> str | None:
+def _compare(model: nn.Module, pairs: _Pairs, kernel: str, training: bool) -> str | None:
     rows = shared_rows(*pairs)
     counted = rows.window.labels != -100
     counted[:, 0] = True
     one, two = (_separate(model, pairs, rows, extra) for extra in (0, 3))
+    kind = _Kind(language_model(model).dtype)
     try:
-        shared, changed = _shared(model, rows)
+        with checking_gradients(4 * kind.tolerance) if training else nullcontext():
+            shared, changed = _shared(model, rows, kernel)
     except Exception as error:  # whatever a model's code makes of it: this one cannot
         return f"shared rows do not run: {' '.join(str(error).split())[:200]}"
     rejected = counted.clone()
     rejected[: len(counted) // 2] = False
-    kind = _Kind(language_model(model).dtype)
     for depth, (alone, again, here, after) in enumerate(zip(one, two, shared, changed)):
         where = "the logits" if depth == len(one) - 1 else f"block {depth}"
         leak, noise = _error(here[rejected], after[rejected]), _error(alone[counted], again[counted])
@@ -124,9 +150,10 @@ def _separate(model: nn.Module, pairs: _Pairs, rows: SharedRows, extra: int) -> 
     return [value[row, rows.own_positions] for value in _run(model, ids, attention, position_ids)]
 
 
-def _shared(model: nn.Module, rows: SharedRows) -> tuple[list[Tensor], list[Tensor]]:
+def _shared(model: nn.Module, rows: SharedRows, kernel: str) -> tuple[list[Tensor], list[Tensor]]:
     """The same from shared rows, and once more with other tokens in the chosen responses."""
-    attach(model)
+    attach(model, kernel)
+    rows = rows.packed() if packs(model) else rows
     vocabulary = language_model(model).config.vocab_size
     others = torch.where(rows.segments == CHOSEN, (rows.token_ids + 2) % vocabulary, rows.token_ids)
     found = []
@@ -145,8 +172,8 @@ def _run(model: nn.Module, ids: Tensor, attention: Tensor, positions: Tensor) ->
     return [*(output.hidden_states or ()), output.logits]
 
 
-def _pairs(config: Any, device: torch.device) -> _Pairs:
-    """Four ragged pairs that outgrow a short sliding window.
+def _pairs(config: Any, device: torch.device, least: int = 0) -> _Pairs:
+    """Four ragged pairs that outgrow a short sliding window, and rows of ``least`` tokens.
 
     The second prompt is tokenised differently at its end, the third has one token and unequal responses, the
     fourth's responses begin alike.
@@ -154,6 +181,7 @@ def _pairs(config: Any, device: torch.device) -> _Pairs:
     generator = torch.Generator().manual_seed(0)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     reach = min((size for size in windows if size and size <= _LONGEST_WINDOW), default=0)
+    reach = max(reach, min(least, (getattr(config, "max_position_embeddings", None) or least + 24) - 24))
 
     def some(count: int) -> Tensor:
         return torch.randint(config.vocab_size, (count,), generator=generator)

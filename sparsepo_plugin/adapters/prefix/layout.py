@@ -1,4 +1,7 @@
-"""Rows that hold a preference pair once: the common prefix, the rest of chosen, the rest of rejected."""
+"""Rows that hold a preference pair once: the common prefix, the rest of chosen, the rest of rejected.
+
+A row holds one pair and is padded, or all pairs stand in one row without padding.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparsepo_plugin.adapters.prefix.spans import PairSizes, Spans
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.forward.window import ResponseWindow
 
@@ -14,16 +18,18 @@ PREFIX, CHOSEN, REJECTED, PADDING = 0, 1, 2, -1
 
 
 class SharedRows(NamedTuple):
-    """A batch of pairs, one row each, right-padded.
+    """A batch of pairs, one row each, right-padded; or all in one row.
 
     Attributes:
-      token_ids: [pairs, seq]; 0 on padding.
-      attention_mask: 1 on tokens, 0 on padding, [pairs, seq].
-      position_ids: position in the response's own row: it restarts where rejected begins; [pairs, seq].
-      segments: PREFIX, CHOSEN, REJECTED or PADDING, [pairs, seq].
+      token_ids: [rows, seq]; 0 on padding.
+      attention_mask: 1 on tokens, 0 on padding, [rows, seq].
+      position_ids: position in the response's own row: it restarts where rejected begins; [rows, seq].
+      segments: PREFIX, CHOSEN, REJECTED or PADDING, [rows, seq].
       window: the responses, where they stand in these rows; a prompt without tokens leaves the first response
         token unpredicted, as in whole rows.
       own_positions: place of every entry of the window in its response's own row, not counting padding.
+      pairs: number of the pair that a token belongs to, [rows, seq].
+      spans: the same for kernels that read sequences of any length, one after the other.
     """
 
     token_ids: Tensor
@@ -32,6 +38,25 @@ class SharedRows(NamedTuple):
     segments: Tensor
     window: ResponseWindow
     own_positions: Tensor
+    pairs: Tensor
+    spans: Spans
+
+    def packed(self) -> SharedRows:
+        """All pairs in one row, one after the other, without padding."""
+        pairs, seq = self.token_ids.shape
+        if pairs == 1:
+            return self
+        sizes, device = self.spans.sizes, self.token_ids.device
+        index = torch.cat([row * seq + torch.arange(size.total) for row, size in enumerate(sizes)]).to(device)
+        starts = torch.tensor([0, *(size.total for size in sizes)]).cumsum(0)[:-1].to(device)
+        row = self.window.source // seq
+        window = self.window._replace(source=self.window.source - row * seq + starts[row])
+        values = (value.flatten()[index][None] for value in (*self[:4], self.pairs))
+        token_ids, attention_mask, position_ids, segments, numbers = values
+        spans = Spans.of(sizes, None, device)
+        return SharedRows(
+            token_ids, attention_mask, position_ids, segments, window, self.own_positions, numbers, spans
+        )
 
 
 def shared_rows(
@@ -68,7 +93,9 @@ def shared_rows(
     common = ((chosen == rejected) & both).long().cumprod(1).sum(1)
 
     totals = chosen_lengths + rejected_lengths - common
-    column = torch.arange(int(totals.max()), device=chosen.device).expand(len(chosen), -1)
+    # One copy to the host, which must know how much to reserve.
+    sizes = [PairSizes(*row) for row in torch.stack([common, chosen_lengths, totals], 1).tolist()]
+    column = torch.arange(max(size.total for size in sizes), device=chosen.device).expand(len(chosen), -1)
     in_chosen, in_row = column < chosen_lengths[:, None], column < totals[:, None]
     # Chosen keeps its own columns; rejected goes on after it with the position that follows the prefix.
     after = column - (chosen_lengths - common)[:, None]
@@ -84,8 +111,11 @@ def shared_rows(
         common.repeat(2),
         column.shape[1],
     )
-    tokens = tokens.masked_fill(~in_row, 0)
-    return SharedRows(tokens, in_row.long(), position_ids, segments, window, own_positions)
+    tokens, pairs = tokens.masked_fill(~in_row, 0), torch.arange(len(chosen), device=chosen.device)[:, None]
+    spans = Spans.of(sizes, column.shape[1], chosen.device)
+    return SharedRows(
+        tokens, in_row.long(), position_ids, segments, window, own_positions, pairs.expand_as(tokens), spans
+    )
 
 
 def _check(chosen: Tensor, attention: Tensor, rejected: Tensor, other: Tensor, lengths: Tensor) -> None:
