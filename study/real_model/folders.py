@@ -139,7 +139,7 @@ def _alone(place: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise UserError(
-            f"{place}: {error.strerror or error}; expected a folder that can be written; "
+            f"{error.filename or place}: {error.strerror or error}; expected a folder that can be written; "
             "name another one with SPARSEPO_REAL"
         ) from error
 
