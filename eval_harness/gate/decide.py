@@ -23,8 +23,8 @@ from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 
 FLIPS = 25  # of either kind, per gate
-FEW_CLUSTERS = 30  # below, the simulation finds false KEPT up to about 0.07 at alpha 0.05
-_SEED = 0
+FEW_CLUSTERS = 30  # effective ones; below, hardly any drop of a whole cluster can be excluded
+UNEVEN = 0.8  # effective clusters per cluster, below which sizes differ enough to matter
 
 
 def decide(
@@ -107,7 +107,7 @@ def _measure(
     found = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
     if not found.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    return paired(*found, alpha, _SEED), metric, scores
+    return paired(*found, alpha), metric, scores
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
@@ -151,8 +151,8 @@ def _verdict(
         notes.append("a significant drop, but inside the margin")
     if found.method == NO_TEST:
         notes.append("all items share one cluster: nothing can be inferred")
-    elif found.clusters < min(found.n, FEW_CLUSTERS):
-        notes.append(f"only {found.clusters} clusters: error rates are approximate")
+    elif found.clusters < found.n:
+        notes += _cluster_notes(found)
     if gate.superior:
         better = "lies" if verdict == KEPT else "does not lie"
         notes.append(f"KEPT asks for superiority: the interval {better} above 0")
@@ -176,6 +176,16 @@ def _verdict(
         needed=needed(found, items, gate.margin, file) if verdict == UNDECIDED else None,
         notes=tuple(notes),
     )
+
+
+def _cluster_notes(found: Paired) -> list[str]:
+    """What the clusters' number and sizes mean for the error rates, by docs/gate-error-rates.md."""
+    notes, said = [], f"{found.clusters} clusters that say as much as {found.effective:.0f} of one size"
+    if found.effective < FEW_CLUSTERS:
+        notes.append(f"{said}: few, so a change must be large to be decided")
+    if found.effective < UNEVEN * found.clusters:
+        notes.append(f"{said}: false KEPT up to 0.08 if large clusters change more than small ones")
+    return notes
 
 
 def needed(found: Paired, items: int, margin: float, file: GateFile) -> int | None:
