@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval_harness.stats.clustered import clustered_mean, clusters_of
-from eval_harness.stats.continuous import t_inference
+from eval_harness.stats.clustered import clustered_mean, clusters_of, t_inference
 
 
 class Point(NamedTuple):

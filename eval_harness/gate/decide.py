@@ -36,8 +36,8 @@ from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 
 FLIPS = 25  # of either kind, per gate
-FEW_CLUSTERS = 30  # below, the simulation finds false KEPT up to about 0.07 at alpha 0.05
-_SEED = 0
+FEW_CLUSTERS = 30  # effective ones; below, hardly any drop of a whole cluster can be excluded
+UNEVEN = 0.8  # effective clusters per cluster, below which sizes differ enough to matter
 
 
 def decide(
@@ -136,7 +136,7 @@ def _measure(
     oriented = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
     if not oriented.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    return _Measured(paired(*oriented, alpha, _SEED), metric, scores)
+    return _Measured(paired(*oriented, alpha), metric, scores)
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
@@ -179,8 +179,8 @@ def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: G
         notes.append("a significant drop, but inside the margin")
     if compared.method == NO_TEST:
         notes.append("all items share one cluster: nothing can be inferred")
-    elif compared.clusters < min(compared.n, FEW_CLUSTERS):
-        notes.append(f"only {compared.clusters} clusters: error rates are approximate")
+    elif compared.clusters < compared.n:
+        notes += _cluster_notes(compared)
     if gate.superior:
         better = "lies" if verdict == KEPT else "does not lie"
         notes.append(f"KEPT asks for superiority: the interval {better} above 0")
@@ -204,6 +204,16 @@ def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: G
         needed=needed(compared, items, gate.margin, file) if verdict == UNDECIDED else None,
         notes=tuple(notes),
     )
+
+
+def _cluster_notes(compared: Paired) -> list[str]:
+    """What the clusters' number and sizes mean for the error rates, by docs/gate-error-rates.md."""
+    notes, said = [], f"{compared.clusters} clusters that say as much as {compared.effective:.0f} of one size"
+    if compared.effective < FEW_CLUSTERS:
+        notes.append(f"{said}: few, so a change must be large to be decided")
+    if compared.effective < UNEVEN * compared.clusters:
+        notes.append(f"{said}: false KEPT up to 0.08 if large clusters change more than small ones")
+    return notes
 
 
 def needed(compared: Paired, items: int, margin: float, file: GateFile) -> int | None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -66,9 +67,33 @@ def clustered_mean(values: Floats, clusters: Clusters) -> Estimate:
     return Estimate(mean, math.sqrt(spread * count / (count - 1)) / len(values), count - 1)
 
 
+class Inference(NamedTuple):
+    """One-sided p of a drop, and the interval whose ends are each exceeded with probability alpha."""
+
+    p: float
+    low: float
+    high: float
+
+
+def t_inference(estimate: Estimate, alpha: float) -> Inference:
+    """Student's t; the standard error must be positive."""
+    reach = float(stats.t.ppf(1 - alpha, estimate.df)) * estimate.stderr
+    p = float(stats.t.cdf(estimate.mean / estimate.stderr, estimate.df))
+    return Inference(p, estimate.mean - reach, estimate.mean + reach)
+
+
+def effective_clusters(sizes: Codes) -> float:
+    """Clusters of one size that would say as much as these, where items of a cluster move together.
+
+    Equation: (sum_g n_g)^2 / sum_g n_g^2; the number of clusters when all are equal, at least 1.
+    Source: Kish 1965, Survey Sampling.
+    """
+    return float(sizes.sum()) ** 2 / float(np.square(sizes, dtype=np.float64).sum())
+
+
 def largest_design_effect(clusters: Clusters) -> float:
     """Design effect of clusters whose items all move together: sum_g n_g^2 / n."""
-    return float(np.square(clusters.sizes).sum()) / len(clusters.codes)
+    return len(clusters.codes) / effective_clusters(clusters.sizes)
 
 
 def design_effect(values: Floats, clusters: Clusters) -> float:

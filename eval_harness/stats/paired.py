@@ -7,20 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from eval_harness.stats import continuous
-from eval_harness.stats.binary import score_interval, sign_flip
+from eval_harness.stats import tilting
+from eval_harness.stats.binary import mcnemar, score_interval, sign_flip
 from eval_harness.stats.clustered import (
     Clusters,
     Floats,
+    Inference,
     clustered_mean,
     clusters_of,
     design_effect,
+    effective_clusters,
     largest_design_effect,
 )
 
 MCNEMAR = "exact McNemar"
 SIGN_FLIP = "exact sign flip by cluster"
-PAIRED_T = "paired t, bootstrap check"
+TILTING = "nonparametric tilting"
 NO_TEST = "none: a single cluster"
 
 
@@ -31,7 +33,8 @@ class Paired:
     `low` and `high` bound the difference, each with one-sided error alpha; the candidate is non-inferior at
     margin m when low > -m. `p` is the one-sided p of a drop, not adjusted. `lost` and `gained` count
     observations that got worse and better. `discordance` is the mean squared difference, `variance` that of
-    one observation.
+    one observation. `effective` is the number of equal clusters that say as much as these when the items of a
+    cluster move together; 0 in reports written before it was recorded.
     """
 
     n: int
@@ -49,6 +52,7 @@ class Paired:
     discordance: float
     variance: float
     design_effect: float
+    effective: float = 0.0
 
 
 def paired(
@@ -56,7 +60,6 @@ def paired(
     baseline: Sequence[float],
     clusters: Sequence[Hashable],
     alpha: float,
-    seed: int = 0,
 ) -> Paired:
     """Compare two models observation by observation.
 
@@ -65,7 +68,6 @@ def paired(
       baseline: of the same observations in the same order.
       clusters: equal for observations that may depend on each other.
       alpha: one-sided level, in (0, 0.5).
-      seed: of the bootstrap.
 
     Raises:
       ValueError: no observations, lengths differ, or a score outside [0, 1].
@@ -78,13 +80,13 @@ def paired(
         raise ValueError(f"got scores from {both.min()} to {both.max()}, expected numbers in [0, 1]")
     values, groups = ours - theirs, clusters_of(clusters)
     estimate, effect = clustered_mean(values, groups), design_effect(values, groups)
-    binary = bool(np.isin(both, (0.0, 1.0)).all())
     if groups.number < 2:
-        method, found, effect = NO_TEST, continuous.Inference(1.0, -1.0, 1.0), largest_design_effect(groups)
-    elif binary:
-        method, found = MCNEMAR if groups.single else SIGN_FLIP, _binary(values, groups, effect, alpha)
+        method, test, effect = NO_TEST, Inference(1.0, -1.0, 1.0), largest_design_effect(groups)
+    elif bool(np.isin(both, (0.0, 1.0)).all()):
+        method = MCNEMAR if groups.single else SIGN_FLIP
+        test = _single(values, alpha) if groups.single else _clustered(values, groups, alpha)
     else:
-        method, found = PAIRED_T, continuous.infer(values, groups, estimate, alpha, seed)
+        method, test = TILTING, tilting.infer(values, groups, _room(theirs), alpha)
     return Paired(
         n=len(values),
         clusters=groups.number,
@@ -92,22 +94,37 @@ def paired(
         candidate=float(ours.mean()),
         difference=estimate.mean,
         stderr=0.0 if math.isnan(estimate.stderr) else estimate.stderr,
-        low=max(-1.0, found.low),
-        high=min(1.0, found.high),
-        p=found.p,
+        low=max(-1.0, test.low),
+        high=min(1.0, test.high),
+        p=test.p,
         method=method,
         lost=int((values < 0).sum()),
         gained=int((values > 0).sum()),
         discordance=float(np.square(values).mean()),
         variance=float(values.var()),
         design_effect=effect,
+        effective=effective_clusters(groups.sizes),
     )
 
 
-def _binary(values: Floats, groups: Clusters, effect: float, alpha: float) -> continuous.Inference:
-    """Exact test of a drop; Tango's interval on the effective sample size, with t where clusters are few."""
-    lost, gained = float((values < 0).sum()), float((values > 0).sum())
-    law = stats.norm() if groups.single else stats.t(groups.number - 1)
-    quantile = float(law.ppf(1 - alpha))
-    low, high = score_interval(lost / effect, gained / effect, len(values) / effect, quantile)
-    return continuous.Inference(sign_flip(groups.totals(values)), low, high)
+def _single(values: Floats, alpha: float) -> Inference:
+    """Right or wrong, every item for itself: exact test of a drop, Tango's interval."""
+    lost, gained = int((values < 0).sum()), int((values > 0).sum())
+    low, high = score_interval(lost, gained, len(values), float(stats.norm.ppf(1 - alpha)))
+    return Inference(mcnemar(lost, gained), low, high)
+
+
+def _room(baseline: Floats) -> tuple[float, float]:
+    """How far an item that was not seen may fall, and rise: 1, but for a baseline that is one constant.
+
+    A constant is no sample: it is the 0.5 of a win rate, and nothing scores above or below it.
+    """
+    level = float(baseline[0])
+    constant = 0 < level < 1 and bool((baseline == level).all())
+    return (level, 1 - level) if constant else (1.0, 1.0)
+
+
+def _clustered(values: Floats, groups: Clusters, alpha: float) -> Inference:
+    """Right or wrong in clusters: exact test of a drop by sign flip, interval by tilting."""
+    totals = groups.totals(values)
+    return tilting.infer(values, groups, (1.0, 1.0), alpha)._replace(p=sign_flip(totals))

@@ -4,12 +4,14 @@
 two models answer differently. Equation (for sd0 = sd1 = sd): n = ((z_{1-alpha} + z_{power}) sd / margin)^2.
 """
 
+import bisect
 import math
+from collections.abc import Callable
 
 from scipy import stats
 
 from eval_harness.stats.binary import null_variance
-from eval_harness.stats.paired import PAIRED_T, Paired
+from eval_harness.stats.paired import SIGN_FLIP, TILTING, Paired
 
 POWER = 0.8
 
@@ -18,6 +20,14 @@ def _null_deviation(discordance: float, margin: float, graded: bool) -> float:
     """Standard deviation of an item's difference under H0: difference = -margin, as the test estimates it."""
     # Right-or-wrong answers cannot drop by the margin without as much discordance; graded scores can.
     return math.sqrt(discordance if graded else null_variance(discordance / 2, discordance / 2, -margin))
+
+
+def unseen_drop(items: float, alpha: float) -> float:
+    """Share of independent items that may have fallen by 1 with none of `items` showing it.
+
+    Equation: 1 - alpha^(1 / items), about 3 / items at alpha 0.05.
+    """
+    return 1.0 - math.pow(alpha, 1.0 / items)
 
 
 def keep_power(
@@ -31,19 +41,35 @@ def keep_power(
     """P(KEPT | nothing changed on average).
 
     Equation: Phi((margin sqrt(n) - z_{1-alpha} sd0) / sd1) with n = items / effect, sd1^2 = discordance, and
-    sd0 the score test's standard deviation under H0: difference = -margin (graded scores: sd1).
+    sd0 the score test's standard deviation under H0: difference = -margin (graded scores: sd1). Graded scores
+    and clusters must also exclude falls that no item shows: at most
+    Phi((margin - unseen_drop) sqrt(n) / sd1).
     """
-    sd0 = _null_deviation(discordance, margin, graded)
-    reach = margin * math.sqrt(items / effect) - float(stats.norm.ppf(1 - alpha)) * sd0
-    return float(stats.norm.cdf(reach / math.sqrt(discordance)))
+    independent, sd1 = items / effect, math.sqrt(discordance)
+    reach = margin * math.sqrt(independent)
+    reach -= float(stats.norm.ppf(1 - alpha)) * _null_deviation(discordance, margin, graded)
+    if graded or effect > 1:
+        reach = min(reach, (margin - unseen_drop(independent, alpha)) * math.sqrt(independent))
+    return float(stats.norm.cdf(reach / sd1))
 
 
 def items_for_power(
     discordance: float, margin: float, alpha: float, effect: float = 1.0, graded: bool = False
 ) -> int:
     """Fewest items at which `keep_power` reaches 0.8."""
-    sd0 = _null_deviation(discordance, margin, graded)
-    return _items(sd0, math.sqrt(discordance), margin, alpha, effect)
+
+    def enough(items: int) -> bool:
+        return keep_power(items, discordance, margin, alpha, effect, graded) >= POWER
+
+    return _fewest(enough)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """The smallest number that is enough, where every larger one is too."""
+    high = 1
+    while not enough(high):
+        high *= 2
+    return bisect.bisect_left(range(high + 1), True, lo=high // 2, key=enough)
 
 
 def margin_for_power(
@@ -54,11 +80,6 @@ def margin_for_power(
         if keep_power(items, discordance, thousandths / 1000, alpha, effect, graded) >= POWER:
             return thousandths / 1000
     return 1.0
-
-
-def _items(sd0: float, sd1: float, distance: float, alpha: float, effect: float) -> int:
-    reach = float(stats.norm.ppf(1 - alpha)) * sd0 + float(stats.norm.ppf(POWER)) * sd1
-    return math.ceil(effect * (reach / distance) ** 2)
 
 
 def items_to_decide(found: Paired, margin: float, alpha: float, tests: int) -> int:
@@ -74,12 +95,28 @@ def items_to_decide(found: Paired, margin: float, alpha: float, tests: int) -> i
       The smaller of the numbers for KEPT and for REGRESSED; one of the two always exists.
     """
     lost, gained, sd1 = found.lost / found.n, found.gained / found.n, math.sqrt(found.variance)
-    graded = found.method == PAIRED_T and found.variance > 0
+    graded = found.method == TILTING
+    # Whole clusters that nobody saw fall count as one item each.
+    whole = found.n / found.effective if found.effective and (graded or found.method == SIGN_FLIP) else 0.0
     needed = []
     if found.difference > -margin:
         sd0 = sd1 if graded else math.sqrt(null_variance(lost, gained, -margin))
-        needed.append(_items(sd0, sd1, found.difference + margin, alpha, found.design_effect))
+        needed.append(_items(sd0, sd1, found.difference + margin, alpha, found.design_effect, whole))
     if found.difference < 0:
-        sd0 = sd1 if graded else math.sqrt(lost + gained)
-        needed.append(_items(sd0, sd1, -found.difference, alpha / tests, found.design_effect))
+        sd0, whole = (sd1, whole) if graded else (math.sqrt(lost + gained), 0.0)
+        needed.append(_items(sd0, sd1, -found.difference, alpha / tests, found.design_effect, whole))
     return min(needed)
+
+
+def _items(sd0: float, sd1: float, distance: float, alpha: float, effect: float, whole: float) -> int:
+    """Fewest items that show `distance` with probability 0.8; `whole` items fall together, 0: none unseen."""
+    z, spare = float(stats.norm.ppf(1 - alpha)), float(stats.norm.ppf(POWER))
+
+    def enough(items: int) -> bool:
+        error = math.sqrt(effect / items)
+        reach = z * sd0 * error
+        if whole:
+            reach = max(reach, unseen_drop(items / whole, alpha))
+        return distance >= reach + spare * sd1 * error
+
+    return _fewest(enough)

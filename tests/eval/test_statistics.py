@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from eval_harness.stats import binary, clustered, continuous, multiple, paired, power
+from eval_harness.stats import binary, clustered, multiple, paired, power, tilting
 
 Z = float(stats.norm.ppf(0.95))
 counts = st.integers(0, 30)
@@ -211,8 +211,11 @@ def test_items_for_power_is_the_first_that_reaches_it():
     assert power.items_for_power(0.1, 0.05, 0.05, effect=3) == pytest.approx(3 * n, abs=3)
     thrice = power.keep_power(3 * n, 0.1, 0.05, 0.05, effect=3)
     assert thrice == pytest.approx(power.keep_power(n, 0.1, 0.05, 0.05))
-    # graded scores: exactly the textbook formula, ((1.645 + 0.842) 0.15 / 0.05)^2 = 55.6
-    assert power.items_for_power(0.15**2, 0.05, 0.05, graded=True) == 56
+    # graded scores of large variance: the textbook formula, ((1.645 + 0.842) 0.3 / 0.05)^2 = 222.6;
+    # of small variance: enough items that 0.05 cannot have fallen unseen, 0.8416 sd / sqrt(n) to spare
+    assert power.items_for_power(0.3**2, 0.05, 0.05, graded=True) == 223
+    few = power.items_for_power(0.02**2, 0.05, 0.05, graded=True)
+    assert power.unseen_drop(few, 0.05) == pytest.approx(0.05 - 0.8416 * 0.02 / math.sqrt(few), abs=1e-3)
     margin = power.margin_for_power(200, 0.1, 0.05)
     assert power.keep_power(200, 0.1, margin, 0.05) >= 0.8 > power.keep_power(200, 0.1, margin - 0.001, 0.05)
 
@@ -227,40 +230,112 @@ def test_items_to_decide_by_hand():
     assert power.items_to_decide(found, 0.05, 0.05, 6) == 186
 
 
-# -- graded scores
+# -- graded scores and clusters: tilting
 
 
-def test_paired_t_by_hand_and_its_bootstrap():
+def test_tilting_is_the_paired_t_test_where_differences_are_normal():
     rng = np.random.default_rng(0)
-    ours, theirs = rng.random(300) * 0.9, rng.random(300)
-    found = paired.paired(ours, theirs, range(300), 0.05, seed=3)
-    reference = stats.ttest_rel(ours, theirs, alternative="less")
-    assert found.method == paired.PAIRED_T
-    assert found.p == pytest.approx(reference.pvalue, rel=0.2)  # the more cautious of t and bootstrap
-    assert found.p >= reference.pvalue * 0.999
+    theirs = rng.random(400)
+    ours = np.clip(theirs + rng.normal(-0.03, 0.3, 400), 0, 1)
+    found = paired.paired(ours, theirs, range(400), 0.05)
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.003)
-    assert found.low <= low + 1e-12
-    assert found == paired.paired(ours, theirs, range(300), 0.05, seed=3)
+    assert found.method == paired.TILTING
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
+    reference = stats.ttest_rel(ours, theirs, alternative="less").pvalue
+    assert found.p == pytest.approx(reference, rel=0.2)
 
 
-def test_bootstrap_draws_clusters_not_items():
-    rng = np.random.default_rng(1)
-    values = np.repeat(rng.normal(0, 0.2, 60), 4)
-    groups = clustered.clusters_of(np.repeat(np.arange(60), 4).tolist())
-    spread = continuous.bootstrap_means(values, groups, seed=0).std()
-    assert spread == pytest.approx(clustered.clustered_mean(values, groups).stderr, rel=0.05)
-    alone = continuous.bootstrap_means(values, clustered.clusters_of(range(240)), seed=0).std()
-    assert spread == pytest.approx(2 * alone, rel=0.08)
+def reached_by_enumeration(population, sample, delta):
+    """P(the sum of independent draws reaches the observed sum), over every outcome."""
+    values = [*sample.rates, delta - population.fall]
+    weights = [*population.weights, population.unseen]
+    observed, total = float(sample.rates @ sample.sizes), 0.0
+    for draw in itertools.product(range(len(values)), repeat=len(sample.sizes)):
+        reached = sum(size * values[i] for size, i in zip(sample.sizes, draw))
+        total += math.prod(weights[i] for i in draw) * (reached >= observed - 1e-9)
+    return total
 
 
-@pytest.mark.parametrize("changed", [0, 1, 3])
-def test_graded_scores_that_hardly_changed_are_guarded(changed):
-    theirs = np.full(60, 0.5)
-    ours = theirs - np.where(np.arange(60) < changed, 0.5, 0.0)
-    found = paired.paired(ours, theirs, range(60), 0.05)
-    assert found.low <= binary.score_interval(changed, 0, 60, Z)[0] + 1e-9
-    assert found.p >= binary.mcnemar(changed, 0)
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [2, 2, 2, 2], [1, 1, 2, 4]])
+@pytest.mark.parametrize("rates", [[-0.5, 0, 0, 0.5], [0, 0, 0, 0], [0.25, -1, 0, 0]])
+def test_the_transform_against_every_outcome(rates, sizes):
+    sample = tilting.sorted_rates(np.array(rates, dtype=float), np.array(sizes))
+    for delta in (-0.6, -0.3):
+        if sample.mean <= delta:
+            continue
+        population = tilting.likeliest(sample.rates - delta, sample.shares, 1 + delta)
+        mean = population.weights @ population.distances - population.unseen * population.fall
+        assert mean == pytest.approx(0, abs=1e-6)
+        assert population.weights.sum() + population.unseen == pytest.approx(1)
+        exact = reached_by_enumeration(population, sample, delta)
+        assert tilting._reached(population, sample, delta) == pytest.approx(exact, abs=2e-3)
+
+
+def test_without_variance_only_what_was_not_seen_remains():
+    # 60 items each 0.01 worse; the drop is 0.01, and (1 - e)^60 = 0.05 leaves e = 0.0487 unseen falls by 1
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.2, 0.9, 60).round(3)
+    found = paired.paired(theirs - 0.01, theirs, range(60), 0.05)
+    assert found.low == pytest.approx(-0.01 - 0.99 * power.unseen_drop(60, 0.05), abs=1e-4)
+    assert found.low < found.difference < found.high
+    assert found.p > 0.4
+    # a win rate's baseline is the constant 0.5: nothing falls by more
+    level = paired.paired([0.49] * 60, [0.5] * 60, range(60), 0.05)
+    assert level.low == pytest.approx(-0.01 - 0.49 * power.unseen_drop(60, 0.05), abs=1e-4)
+
+
+def test_two_clusters_with_equal_means_say_next_to_nothing():
+    found = paired.paired([1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1], 0.05)
+    assert (found.difference, found.stderr) == (0, 0)
+    # (1 - e)^2 = 0.05
+    assert (found.low, found.high) == pytest.approx((-0.776, 0.776), abs=1e-3)
+
+
+def test_a_difference_that_only_one_item_lacks_is_not_trusted():
+    theirs = np.full(100, 0.6)
+    theirs[0] = 0.9
+    ours = np.where(np.arange(100) == 0, 0.0, theirs)
+    found = paired.paired(ours, theirs, range(100), 0.05)
+    t = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
+    assert found.low < t.low  # one seen fall of 0.9: 4.7 are possible, t says 2.7
+    assert found.low == pytest.approx(-0.9 * 4.7 / 100, abs=0.004)
+
+
+scores = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, 0.5]))
+graded = st.lists(st.tuples(scores, scores, st.integers(0, 8)), min_size=2, max_size=30).filter(
+    lambda rows: len({c for _, _, c in rows}) > 1
+)
+
+
+@given(graded, st.booleans(), st.floats(0, 1))
+def test_an_interval_holds_its_estimate(rows, single, shift):
+    labels = list(range(len(rows))) if single else [c for _, _, c in rows]
+    theirs = np.array([b for _, b, _ in rows])
+    for ours in ([a for a, _, _ in rows], theirs.tolist(), (theirs * shift).tolist()):
+        found = paired.paired(ours, theirs.tolist(), labels, 0.05)
+        assert -1 <= found.low <= found.difference <= found.high <= 1
+        assert 0 <= found.p <= 1
+
+
+@given(graded)
+def test_exchanged_models_mirror_graded_scores(rows):
+    ours, theirs, labels = zip(*rows)
+    if len(set(ours)) == 1 or len(set(theirs)) == 1:
+        return  # a constant side is no sample and bounds what can fall
+    one, other = (paired.paired(a, b, labels, 0.05) for a, b in ((ours, theirs), (theirs, ours)))
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-5)
+
+
+def test_no_size_of_cluster_is_trusted_more_than_another():
+    # one story of 90 questions that nobody lost, 25 of 510 single questions lost
+    sizes = [90] + [1] * 510
+    labels = np.repeat(np.arange(511), sizes).tolist()
+    ours = np.ones(600)
+    ours[90:105] = 0
+    found = paired.paired(ours, np.ones(600), labels, 0.05)
+    assert found.difference == -0.025
+    assert found.low < -0.05  # the story may fall too
+    assert found.effective == pytest.approx(600**2 / (90**2 + 510))
 
 
 # -- the whole comparison
@@ -336,10 +411,11 @@ def test_observations_that_are_none(a, b, labels):
         paired.paired(a, b, labels, 0.05)
 
 
-def test_few_clusters_are_judged_by_t():
+def test_few_clusters_leave_the_fall_of_a_whole_one_possible():
     rng = random.Random(1)
     theirs = [rng.randrange(2) for _ in range(80)]
     ours = [rng.randrange(2) if i % 3 == 0 else t for i, t in enumerate(theirs)]
     found = paired.paired(ours, theirs, [i % 8 for i in range(80)], 0.05)
-    sample = [value / found.design_effect for value in (found.lost, found.gained, found.n)]
-    assert binary.score(*sample, found.low) == pytest.approx(stats.t.ppf(0.95, 7), abs=1e-6)
+    t_low = found.difference - stats.t.ppf(0.95, 7) * found.stderr
+    # P(none of 8 falls) = 0.05 at a share of 0.31: what t does not see
+    assert t_low - 0.31 < found.low < t_low - 0.1
