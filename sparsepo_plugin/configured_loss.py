@@ -61,8 +61,8 @@ def reference_shape(config: Any) -> ReferenceShape:
     """
     text = config.get_text_config()
     names = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_eps", "norm_epsilon")
-    found = (getattr(text, name, None) for name in names)
-    eps = next((float(value) for value in found if value is not None), 1e-5)
+    values = (getattr(text, name, None) for name in names)
+    eps = next((float(value) for value in values if value is not None), 1e-5)
     scale = getattr(text, "initializer_range", None)
     return ReferenceShape(
         hidden_size=int(text.hidden_size),

@@ -32,21 +32,21 @@ def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: floa
       output: what the loss returned.
       beta: inverse temperature, for the unmasked rewards.
     """
-    found: dict[str, Tensor] = {"loss": output.losses, "margin": output.logits}
-    found["accuracy"] = _win(output.logits)
-    found["chosen_rewards"], found["rejected_rewards"] = output.chosen_rewards, output.rejected_rewards
-    found["chosen_logps"], found["rejected_logps"] = stats.policy_logps.sum(-1).chunk(2)
+    by_pair: dict[str, Tensor] = {"loss": output.losses, "margin": output.logits}
+    by_pair["accuracy"] = _win(output.logits)
+    by_pair["chosen_rewards"], by_pair["rejected_rewards"] = output.chosen_rewards, output.rejected_rewards
+    by_pair["chosen_logps"], by_pair["rejected_logps"] = stats.policy_logps.sum(-1).chunk(2)
     if stats.reference_logps is not None:
         chosen, rejected = (stats.policy_logps - stats.reference_logps).sum(-1).chunk(2)
-        found["margin_unmasked"] = beta * (chosen - rejected)
-        found["accuracy_unmasked"] = _win(found["margin_unmasked"])
+        by_pair["margin_unmasked"] = beta * (chosen - rejected)
+        by_pair["accuracy_unmasked"] = _win(by_pair["margin_unmasked"])
     response = stats.response_mask
     if stats.token_kl is not None:
-        _split(found, "sequence_kl", stats.token_kl.sum(-1))
+        _split(by_pair, "sequence_kl", stats.token_kl.sum(-1))
         if masks.kl_mask is not None:
             masked = torch.where(response, masks.kl_mask * stats.token_kl, 0.0)
-            _split(found, "masked_sequence_kl", masked.sum(-1))
-    sums = {name: MetricSum(_sum(value), value.numel()) for name, value in found.items()}
+            _split(by_pair, "masked_sequence_kl", masked.sum(-1))
+    sums = {name: MetricSum(_sum(value), value.numel()) for name, value in by_pair.items()}
     for name, mask in (("reward_mask", masks.reward_mask), ("kl_mask", masks.kl_mask)):
         if mask is not None:
             sums |= _mask_metrics(name, mask.detach(), response)
@@ -57,8 +57,8 @@ def _win(margin: Tensor) -> Tensor:
     return (margin > 0).double() + 0.5 * (margin == 0).double()
 
 
-def _split(found: dict[str, Tensor], name: str, values: Tensor) -> None:
-    found[f"chosen_{name}"], found[f"rejected_{name}"] = values.chunk(2)
+def _split(by_pair: dict[str, Tensor], name: str, values: Tensor) -> None:
+    by_pair[f"chosen_{name}"], by_pair[f"rejected_{name}"] = values.chunk(2)
 
 
 def _sum(value: Tensor) -> float:

@@ -77,10 +77,10 @@ def rewrite(document: Path) -> None:
       UserError: the file or its markers are missing.
     """
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
-    found = {name: markers(name) for name in SECTIONS if all(mark in text for mark in markers(name))}
-    if not found:
+    marked = {name: markers(name) for name in SECTIONS if all(mark in text for mark in markers(name))}
+    if not marked:
         raise UserError(f"{document}: got no markers, expected {' and '.join(markers('losses'))}")
-    for name, marks in found.items():
+    for name, marks in marked.items():
         text = between(text, *marks, SECTIONS[name]())
     write_text(document, text)
 

@@ -91,17 +91,17 @@ def _grammatical(words: list[str]) -> bool:
 def _grammar_row(pair: Pair, words: list[str], rng: random.Random) -> dict[str, Any] | None:
     """The own continuation among swapped ones; None where too few swaps break the grammar."""
     cut = rng.randrange(2, len(words) - ENDING_WORDS)
-    own, wrong = words[cut : cut + ENDING_WORDS], []
+    continuation, wrong = words[cut : cut + ENDING_WORDS], []
     for i, j in rng.sample(_SWAPS, k=len(_SWAPS)):
-        swapped = own.copy()
-        swapped[i], swapped[j] = own[j], own[i]
+        swapped = continuation.copy()
+        swapped[i], swapped[j] = continuation[j], continuation[i]
         if not _grammatical(words[:cut] + swapped):
             wrong.append(swapped)
     if len(wrong) < ENDINGS - 1:
         return None
     label = rng.randrange(ENDINGS)
     endings = wrong[: ENDINGS - 1]
-    endings.insert(label, own)
+    endings.insert(label, continuation)
     row: dict[str, Any] = {f"ending{i}": " ".join(ending) for i, ending in enumerate(endings)}
     return {"startphrase": " ".join([pair.prompt, *words[:cut]]), **row, "label": label}
 
@@ -111,11 +111,11 @@ def _topic_row(pair: Pair, words: list[str], rng: random.Random) -> dict[str, An
     stop = next(i for i, word in enumerate(words) if word in WORDS["stop"]) + 1
     topic = TOPICS.index(pair.prompt.split()[2])
     ours = [_moved(word, topic) for word in words[:stop]]
-    places = [i for i, word in enumerate(ours) if word in _TOPICAL]
-    if not places:
+    slots = [i for i, word in enumerate(ours) if word in _TOPICAL]
+    if not slots:
         return None
-    place, other = rng.choice(places), rng.choice([t for t in range(len(TOPICS)) if t != topic])
-    theirs = [*ours[:place], _moved(ours[place], other), *ours[place + 1 :]]
+    slot, other = rng.choice(slots), rng.choice([t for t in range(len(TOPICS)) if t != topic])
+    theirs = [*ours[:slot], _moved(ours[slot], other), *ours[slot + 1 :]]
     right = rng.randrange(2)
     quiz = [ours, theirs] if right == 0 else [theirs, ours]
     start = {f"input_sentence_{i}": word for i, word in enumerate(_quarters(pair.prompt), start=1)}

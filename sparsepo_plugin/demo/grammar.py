@@ -121,8 +121,8 @@ def ordinary_words(word_class: str, topic: str) -> Mapping[str, float]:
         weights = [(rank + 1) ** -0.5 for rank in range(len(words))]
         return {word: weight / sum(weights) for word, weight in zip(words, weights, strict=True)}
     run = len(words) // len(TOPICS)
-    own = words[TOPICS.index(topic) * run :][:run]
-    return {word: (1 - TOPIC_SHARE) / len(words) + (word in own) * TOPIC_SHARE / run for word in words}
+    topical = words[TOPICS.index(topic) * run :][:run]
+    return {word: (1 - TOPIC_SHARE) / len(words) + (word in topical) * TOPIC_SHARE / run for word in words}
 
 
 def walk(words: Sequence[str]) -> Iterator[tuple[Mapping[str, float], str]]:

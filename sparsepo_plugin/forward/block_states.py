@@ -33,14 +33,14 @@ class BlockStates:
         Args:
           cut: what to keep of an output [rows, seq, hidden], such as ResponseWindow.take.
         """
-        found: list[Tensor] = []
+        states: list[Tensor] = []
 
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            found.append(cut((output[0] if isinstance(output, tuple) else output).detach()))
+            states.append(cut((output[0] if isinstance(output, tuple) else output).detach()))
 
         handles = [block.register_forward_hook(hook) for block in self._blocks[:-1]]
         try:
-            yield found
+            yield states
         finally:
             for handle in handles:
                 handle.remove()

@@ -59,9 +59,9 @@ class LogitMap:
         bound = float(y[7].abs())
         if not (torch.isfinite(y).all() and scale > 0 and bound > 0):
             return None
-        found = cls(_tidy(scale), None if bound > 0.9 * scale * float(z[7]) else _tidy(bound))
-        error = (found.apply_(z.clone()) - y).abs() / y.abs().clamp(min=1e-3)
-        return found if float(error.max()) < 1e-4 else None
+        candidate = cls(_tidy(scale), None if bound > 0.9 * scale * float(z[7]) else _tidy(bound))
+        error = (candidate.apply_(z.clone()) - y).abs() / y.abs().clamp(min=1e-3)
+        return candidate if float(error.max()) < 1e-4 else None
 
 
 def _tidy(value: float) -> float:

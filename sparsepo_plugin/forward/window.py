@@ -60,9 +60,9 @@ def response_window(ids: Tensor, labels: Tensor) -> ResponseWindow:
     offset = torch.arange(int(length.max()) + 1 if len(ids) else 1, device=ids.device)
     inside = offset <= length[:, None]
     columns = torch.where(inside, first[:, None] + offset, first[:, None])
-    found = labels.gather(1, columns).masked_fill(~inside | (offset == 0), IGNORE_INDEX)
+    responses = labels.gather(1, columns).masked_fill(~inside | (offset == 0), IGNORE_INDEX)
     rows = torch.arange(len(ids), device=ids.device)[:, None]
-    return ResponseWindow(rows * ids.shape[1] + columns, ids.gather(1, columns), found)
+    return ResponseWindow(rows * ids.shape[1] + columns, ids.gather(1, columns), responses)
 
 
 def packed_source(source: Tensor, attention: Tensor) -> Tensor:

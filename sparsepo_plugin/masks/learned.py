@@ -89,10 +89,10 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
         raise UserError(f"option layers: got {text!r}, expected all, last or a list such as 0,5,-1") from None
     if any(not -count <= layer < count for layer in layers):
         raise UserError(f"option layers: got {text!r}, expected indices from {-count} to {count - 1}")
-    found = tuple(layer % count for layer in layers)
-    if len(set(found)) != len(found):
+    indices = tuple(layer % count for layer in layers)
+    if len(set(indices)) != len(indices):
         raise UserError(f"option layers: got {text!r}, expected every layer once")
-    return found
+    return indices
 
 
 class LearnedMask(nn.Module):

@@ -42,9 +42,9 @@ class TokenRows:
           masks: masks, same shape.
           prompts: token ids of every row's prompt, where ``token_ids`` is cut to the responses.
         """
-        for place, index in enumerate(indices):
+        for pair, index in enumerate(indices):
             if index < self.limit:
-                for side, row in (("chosen", place), ("rejected", len(indices) + place)):
+                for side, row in (("chosen", pair), ("rejected", len(indices) + pair)):
                     values = self._values(row, token_ids, stats, masks)
                     if prompts is not None:
                         values["prompt"] = self.tokenizer.decode(prompts[row].tolist())
@@ -89,12 +89,12 @@ class TokenRows:
 
     def _spaced(self, before: int, ids: list[int], tokens: list[str]) -> list[int]:
         """Places of tokens whose own text lacks the space that the running text has before them."""
-        places, left = [], self.tokenizer.decode([before])
-        for place, (token, text) in enumerate(zip(ids, tokens)):
+        positions, left = [], self.tokenizer.decode([before])
+        for position, (token, text) in enumerate(zip(ids, tokens)):
             if self.tokenizer.decode([before, token]) == f"{left} {text}":
-                places.append(place)
+                positions.append(position)
             before, left = token, text
-        return places
+        return positions
 
     def take(self) -> list[dict[str, Any]]:
         """Return what was kept and forget it."""

@@ -110,8 +110,8 @@ def read(path: Path) -> Record:
 
 
 def _pair(index: int, responses: dict[tuple[int, str], tuple[str, Response]], path: Path) -> Pair:
-    found = {side: responses.get((index, side)) for side in ("chosen", "rejected")}
-    chosen, rejected = found["chosen"], found["rejected"]
+    sides = {side: responses.get((index, side)) for side in ("chosen", "rejected")}
+    chosen, rejected = sides["chosen"], sides["rejected"]
     if chosen is None or rejected is None:
         missing = "chosen" if chosen is None else "rejected"
         raise UserError(f"{path}: pair {index} has no {missing} response, expected both; {_REMEDY}")

@@ -97,7 +97,7 @@ def _options(given: Any, path: Path, losses: list[str]) -> dict[str, list[dict[s
             raise UserError(
                 f"{path}, key options.{loss}: got {sets!r}, expected a list of mappings from option to value"
             )
-        if any(item in sets[:place] for place, item in enumerate(sets)):
+        if any(item in sets[:number] for number, item in enumerate(sets)):
             raise UserError(f"{path}, key options.{loss}: got {sets!r}, expected every set of options once")
         known = [row.name for row in option_rows(registry.get(loss).options)]
         for key in (key for item in sets for key in item):

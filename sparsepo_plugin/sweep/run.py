@@ -87,8 +87,8 @@ def _planned(point: grids.Point, base: str, folder: Path) -> Planned:
         raise UserError("key base: got no eval.dataset, expected held-out pairs: runs are compared on them")
     key = identity.key_of(parsed)
     run = folder / "runs" / f"{point.name()}-{key[:8]}"
-    places = ["--ckpt.output_dir", str(run), "--ckpt.path", str(run / "deepspeed")]
-    return Planned(point, key, run, ["--config", str(folder / BASE), *point.flags(), *places])
+    output = ["--ckpt.output_dir", str(run), "--ckpt.path", str(run / "deepspeed")]
+    return Planned(point, key, run, ["--config", str(folder / BASE), *point.flags(), *output])
 
 
 def _refuse_doubles(plan: list[Planned]) -> None:

@@ -29,8 +29,8 @@ def measured(folder: Path) -> dict[str, Any]:
     last = rows[-1] if rows else {}
     sides = [last.get(f"{side}_sequence_kl") for side in ("chosen", "rejected")]
     mean = None if None in sides else sum(sides) / 2  # type: ignore[arg-type]
-    found = {name: last.get(name) for name in ("step", *_METRICS, *_MASKS)}
-    return {**found, "sequence_kl": mean, "eval_loss": last.get("loss")}
+    named = {name: last.get(name) for name in ("step", *_METRICS, *_MASKS)}
+    return {**named, "sequence_kl": mean, "eval_loss": last.get("loss")}
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -49,9 +49,9 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     names = ("eval_loss", *_METRICS, *_MASKS)
     means = []
     for name, betas in by_beta(rows).items():
-        for beta, found in betas.items():
-            ranges = [_range(found, column) for column in names]
-            means.append([name, f"{beta:g}", str(len(found)), *ranges])
+        for beta, seeds in betas.items():
+            ranges = [_range(seeds, column) for column in names]
+            means.append([name, f"{beta:g}", str(len(seeds)), *ranges])
     head = ["loss and options", "beta", "seeds", *names]
     return "\n".join([*lines, "", "# Mean over seeds [least, largest]", "", *_table(head, means)]) + "\n"
 
@@ -68,8 +68,8 @@ def _cell(value: Any) -> str:
 
 
 def _range(rows: list[dict[str, Any]], name: str) -> str:
-    found = spread(rows, name)
-    if found is None:
+    known = spread(rows, name)
+    if known is None:
         return ""
-    ends = f" [{found.mean - found.below:.4g}, {found.mean + found.above:.4g}]" if len(rows) > 1 else ""
-    return f"{found.mean:.4g}{ends}"
+    ends = f" [{known.mean - known.below:.4g}, {known.mean + known.above:.4g}]" if len(rows) > 1 else ""
+    return f"{known.mean:.4g}{ends}"

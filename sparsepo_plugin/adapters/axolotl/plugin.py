@@ -131,6 +131,6 @@ def _require_packages() -> None:
             ) from None
     from importlib.metadata import version
 
-    found = version("trl")
-    if tuple(int(part) for part in found.split(".")[:2]) < (1, 9):
-        raise UserError(f"trl: got version {found}, expected 1.9 or later; {remedy}")
+    installed = version("trl")
+    if tuple(int(part) for part in installed.split(".")[:2]) < (1, 9):
+        raise UserError(f"trl: got version {installed}, expected 1.9 or later; {remedy}")

@@ -135,10 +135,10 @@ def _options(loss: registry.Loss, given: Any) -> LossOptions:
         raise UserError(f"section {loss.name}: got {given!r}, expected options as `name: value`")
     plain = {str(key): value for key, value in (given or {}).items()}
     try:
-        found = SECTIONS[loss.name](**plain)
+        checked = SECTIONS[loss.name](**plain)
     except ValidationError as error:
         raise _in_one_line(loss, error) from None
-    return build_options(loss, found.model_dump(exclude_none=True))
+    return build_options(loss, checked.model_dump(exclude_none=True))
 
 
 def _in_one_line(loss: registry.Loss, error: ValidationError) -> UserError:
@@ -155,8 +155,8 @@ def _in_one_line(loss: registry.Loss, error: ValidationError) -> UserError:
 
 
 def _given(cfg: Any, name: str) -> dict[str, Any]:
-    found = SECTIONS[name](**dict(cfg.get(name) or {}))
-    return found.model_dump(exclude_none=True)
+    checked = SECTIONS[name](**dict(cfg.get(name) or {}))
+    return checked.model_dump(exclude_none=True)
 
 
 def _is_set(value: Any) -> bool:

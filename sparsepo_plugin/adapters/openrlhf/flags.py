@@ -122,10 +122,10 @@ class _Parser(argparse.ArgumentParser):
         self._add_own_flags()
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--config")
-        found, rest = finder.parse_known_args(self._argv)
-        if found.config:
+        configured, rest = finder.parse_known_args(self._argv)
+        if configured.config:
             switches = {a.dest: a.nargs == 0 for a in self._actions if a.dest not in ("help", "config")}
-            rest = [*config.read_flags(found.config, switches), *rest]
+            rest = [*config.read_flags(configured.config, switches), *rest]
         parsed, extra = self.parse_known_args(rest)
         if extra:
             raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
@@ -140,9 +140,9 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def _add_own_flags(self) -> None:
-        own = self.add_argument_group("SparsePO")
-        own.add_argument("--config", help="YAML file of flags; flags on the command line win")
-        own.add_argument(
+        ours = self.add_argument_group("SparsePO")
+        ours.add_argument("--config", help="YAML file of flags; flags on the command line win")
+        ours.add_argument(
             "--loss", help=f"registered loss: {', '.join(registry.names())}; none: upstream's own"
         )
         # On the parser itself, not in the group, so that each gets its --no- form.

@@ -142,9 +142,9 @@ class PortableStrategy(LengthBatchedLoading):
             return None, {}
         if saved is None or saved.record["processes"] == self.world_size:
             with _without_cuda():
-                found = super().load_ckpt(model, load_dir, saved.tag if saved else tag, **options)
+                loaded = super().load_ckpt(model, load_dir, saved.tag if saved else tag, **options)
             self._random_state = saved and checkpoints.load_random_state(folder / saved.tag, dist.get_rank())
-            return found
+            return loaded
         return self._load_universal(model, folder, saved, options)
 
     def _load_universal(self, model: Any, folder: Path, saved: Saved, options: dict[str, Any]) -> Any:
@@ -159,10 +159,10 @@ class PortableStrategy(LengthBatchedLoading):
             universal.convert(folder / saved.tag, folder / universal.name_of(saved.tag))
         dist.barrier()
         with _without_cuda(), patched(model._config, load_universal_checkpoint=True):
-            found = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
+            loaded = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
         if self.stage == 3:
             universal.mend_stage_3(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
-        return found
+        return loaded
 
     def restore_random_state(self) -> None:
         """Continue the random sequence of the resumed run, once; nothing otherwise."""

@@ -188,12 +188,12 @@ class PreferenceTrainer(DPOTrainer):
         self, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
     ) -> None:
         """Average the step's metrics over micro-batches and processes, log them, go on upstream."""
-        found = self._averages()
-        logs = {**(logs_dict or {}), **found}
+        averages = self._averages()
+        logs = {**(logs_dict or {}), **averages}
         step_bar.set_postfix({name: f"{logs[name]:.4g}" for name in _PROGRESS if name in logs})
         rates = {"learning_rate": logs.get("lr"), "grad_norm": logs.get("grad_norm")}
-        self._log.metrics(global_step, "train", {**found, **rates})
-        if warning := self._dead_masks.look(found, global_step):
+        self._log.metrics(global_step, "train", {**averages, **rates})
+        if warning := self._dead_masks.look(averages, global_step):
             self.strategy.print(warning)
         self._step = global_step
         super().save_logs_and_checkpoints(args, global_step, step_bar, logs, client_states)
@@ -205,15 +205,15 @@ class PreferenceTrainer(DPOTrainer):
             super().evaluate(eval_dataloader, steps)
         finally:
             self._evaluating = False
-        found = self._averages()
-        self._log.metrics(steps, "eval", found)
+        averages = self._averages()
+        self._log.metrics(steps, "eval", averages)
         self._write_tokens(steps)
         if self._wandb is not None:
             self._wandb.log(
-                {**{f"eval/{name}": value for name, value in found.items()}, "eval/global_step": steps}
+                {**{f"eval/{name}": value for name, value in averages.items()}, "eval/global_step": steps}
             )
         elif self._tensorboard is not None:
-            for name, value in found.items():
+            for name, value in averages.items():
                 self._tensorboard.add_scalar(f"eval/{name}", value, steps)
 
     def _write_tokens(self, steps: int) -> None:

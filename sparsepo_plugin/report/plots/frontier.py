@@ -35,12 +35,12 @@ def spread(rows: Rows, key: str) -> Spread | None:
 
 def by_beta(rows: Rows) -> dict[str, dict[float, Rows]]:
     """Finished rows by loss with options, then by beta in order."""
-    found: dict[str, dict[float, Rows]] = {}
+    groups: dict[str, dict[float, Rows]] = {}
     for row in sorted(rows, key=lambda row: row["beta"]):
         if row["status"] == "finished":
             name = f"{row['loss']}, {row['options']}" if row["options"] else row["loss"]
-            found.setdefault(name, {}).setdefault(row["beta"], []).append(row)
-    return dict(sorted(found.items()))
+            groups.setdefault(name, {}).setdefault(row["beta"], []).append(row)
+    return dict(sorted(groups.items()))
 
 
 def draw_frontier(rows: Rows) -> Any:
@@ -48,18 +48,18 @@ def draw_frontier(rows: Rows) -> Any:
     groups = {
         name: betas
         for name, betas in by_beta(rows).items()
-        if any(spread(found, "sequence_kl") for found in betas.values())
+        if any(spread(seeds, "sequence_kl") for seeds in betas.values())
     }
     if not groups:
         return None
     groups = {
-        name: {beta: list(map(_with_log_ratio, found)) for beta, found in betas.items()}
+        name: {beta: list(map(_with_log_ratio, seeds)) for beta, seeds in betas.items()}
         for name, betas in groups.items()
     }
     made, axes = style.figure(len(_REWARDS))
     for axis, (metric, label) in zip(axes, _REWARDS.items()):
-        for place, (name, betas) in enumerate(groups.items()):
-            _draw_line(axis, name, style.look(place), betas, metric)
+        for number, (name, betas) in enumerate(groups.items()):
+            _draw_line(axis, name, style.look(number), betas, metric)
         axis.set_xlabel("KL(reference, policy) of held-out responses (nats)")
         axis.set_ylabel(label)
         axis.margins(0.08)
@@ -75,12 +75,12 @@ def _with_log_ratio(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(axis: Any, groups: dict[str, dict[float, Rows]]) -> None:
-    if any(len(found) > 1 for betas in groups.values() for found in betas.values()):
+    if any(len(seeds) > 1 for betas in groups.values() for seeds in betas.values()):
         axis.plot([], [], color="grey", marker="|", linewidth=0.7, label="mean, least and largest of seeds")
 
 
 def _draw_line(axis: Any, name: str, looks: style.Look, betas: dict[float, Rows], metric: str) -> None:
-    points = [(beta, spread(found, "sequence_kl"), spread(found, metric)) for beta, found in betas.items()]
+    points = [(beta, spread(seeds, "sequence_kl"), spread(seeds, metric)) for beta, seeds in betas.items()]
     known = [(beta, x, y) for beta, x, y in points if x is not None and y is not None]
     if not known:
         return
@@ -114,17 +114,17 @@ def draw_sparsity(rows: Rows) -> Any:
     masks = {
         metric: label
         for metric, label in _MASKS.items()
-        if any(spread(found, metric) for betas in groups.values() for found in betas.values())
+        if any(spread(seeds, metric) for betas in groups.values() for seeds in betas.values())
     }
     if not masks:
         return None
     made, axes = style.figure(len(masks))
     for axis, (metric, label) in zip(axes, masks.items()):
-        for place, (name, betas) in enumerate(groups.items()):
-            known = {beta: y for beta, found in betas.items() if (y := spread(found, metric)) is not None}
+        for number, (name, betas) in enumerate(groups.items()):
+            known = {beta: y for beta, seeds in betas.items() if (y := spread(seeds, metric)) is not None}
             if known:
                 xs = [Spread(beta, 0.0, 0.0) for beta in known]
-                _draw_spreads(axis, name, style.look(place), xs, list(known.values()))
+                _draw_spreads(axis, name, style.look(number), xs, list(known.values()))
         axis.set_xscale("log")
         betas_shown = sorted({beta for betas in groups.values() for beta in betas})
         axis.set_xticks(betas_shown, [f"{beta:g}" for beta in betas_shown], minor=False)

@@ -42,9 +42,9 @@ class Group(NamedTuple):
 
     def curve(self, split: str, metric: str) -> Curve:
         """The metric; empty where no run has it."""
-        found = [_values(run.metrics[split], metric) for run in self.runs]
-        steps = sorted(set.intersection(*map(set, found)))
-        columns = [[values[step] for values in found] for step in steps]
+        by_run = [_values(run.metrics[split], metric) for run in self.runs]
+        steps = sorted(set.intersection(*map(set, by_run)))
+        columns = [[values[step] for values in by_run] for step in steps]
         means = [math.fsum(column) / len(column) for column in columns]
         return Curve(steps, means, list(map(min, columns)), list(map(max, columns)))
 
@@ -70,12 +70,12 @@ def read_runs(names: list[str]) -> list[Run]:
 
 def group(runs: list[Run]) -> list[Group]:
     """Put runs together that differ in the seed only; a run without configuration stays alone."""
-    found: dict[str, list[Run]] = {}
+    alike: dict[str, list[Run]] = {}
     for run in runs:
         same = {key: value for key, value in identity(run.configuration).items() if key != SEED}
         key = json.dumps(same, sort_keys=True, default=str) if same else str(run.folder)
-        found.setdefault(key, []).append(run)
-    groups = list(found.values())
+        alike.setdefault(key, []).append(run)
+    groups = list(alike.values())
     return [Group(label, members) for label, members in zip(_labels(groups), groups)]
 
 

@@ -39,15 +39,15 @@ def heat(members: Group, mask: str) -> Heat | None:
 
 def draw(groups: list[Group]) -> Any:
     """A row per group, a panel per mask; None where no run recorded any."""
-    found = [(members, {mask: heat(members, mask) for mask in _MASKS}) for members in groups]
-    found = [(members, heats) for members, heats in found if any(heats.values())][:_ROWS]
-    if not found:
+    recorded = [(members, {mask: heat(members, mask) for mask in _MASKS}) for members in groups]
+    recorded = [(members, heats) for members, heats in recorded if any(heats.values())][:_ROWS]
+    if not recorded:
         return None
-    masks = [mask for mask in _MASKS if any(heats[mask] for _, heats in found)]
-    top = max(v for _, heats in found for one in heats.values() if one for row in one.shares for v in row)
-    made, axes = style.grid(len(found), len(masks))
+    masks = [mask for mask in _MASKS if any(heats[mask] for _, heats in recorded)]
+    top = max(v for _, heats in recorded for one in heats.values() if one for row in one.shares for v in row)
+    made, axes = style.grid(len(recorded), len(masks))
     image = None
-    for row, (members, heats) in zip(axes, found):
+    for row, (members, heats) in zip(axes, recorded):
         for axis, mask in zip(row, masks):
             axis.set_title(f"{members.label}: {_MASKS[mask]}", fontsize=9)
             if (one := heats[mask]) is not None:
@@ -70,11 +70,13 @@ def _draw_one(axis: Any, one: Heat, top: float) -> Any:
     )
     axis.grid(visible=False)
     kept = list(range(0, len(one.steps), max(1, len(one.steps) // 6)))
-    axis.set_xticks(kept, [str(one.steps[place]) for place in kept])
+    axis.set_xticks(kept, [str(one.steps[bin_number]) for bin_number in kept])
     # Bin 2 begins at the first edge, whose own label would touch that of 0.
     edges = list(enumerate(one.edges))[1:]
-    decades = [(place + 1.5, f"{edge:g}") for place, edge in edges if _is_decade(edge)]
-    axis.set_yticks([0, *(place for place, _ in decades)], ["exactly 0", *(text for _, text in decades)])
+    decades = [(bin_number + 1.5, f"{edge:g}") for bin_number, edge in edges if _is_decade(edge)]
+    axis.set_yticks(
+        [0, *(bin_number for bin_number, _ in decades)], ["exactly 0", *(text for _, text in decades)]
+    )
     axis.set_xlabel("training step of the evaluation")
     axis.set_ylabel("mask value (no unit)")
     return image

@@ -33,9 +33,9 @@ class Look(NamedTuple):
     marker: str
 
 
-def look(place: int) -> Look:
-    """The look of the group at a place; seven colours and eight markers make 56 of them."""
-    return Look(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+def look(number: int) -> Look:
+    """The look of a group by its number; seven colours and eight markers make 56 of them."""
+    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
 
 
 def library() -> Any:

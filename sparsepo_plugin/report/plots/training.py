@@ -74,8 +74,8 @@ def draw(name: str, panels: tuple[Panel, ...], groups: list[Group]) -> Any:
     made, axes = style.figure(len(shown))
     window = 1
     for axis, panel in zip(axes, shown):
-        for place, members in enumerate(groups):
-            window = max(window, _draw_group(axis, members, panel.metric, style.look(place)))
+        for number, members in enumerate(groups):
+            window = max(window, _draw_group(axis, members, panel.metric, style.look(number)))
         axis.set_xlabel("training step")
         axis.set_ylabel(panel.label)
         if name in _SHARES:
@@ -115,8 +115,8 @@ def _smooth(curve: Curve, window: int) -> Curve:
 
 def _explain(axis: Any, groups: list[Group], panels: list[Panel], window: int) -> None:
     """Legend entries: the groups, then what kinds of line there are."""
-    for place, members in enumerate(groups):
-        looks = style.look(place)
+    for number, members in enumerate(groups):
+        looks = style.look(number)
         axis.plot([], [], color=looks.colour, marker=looks.marker, markersize=4, label=members.label)
     splits = {
         split

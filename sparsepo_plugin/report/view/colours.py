@@ -23,12 +23,12 @@ Colour = tuple[int, int, int]
 
 def scale(theme: str) -> dict[str, Colour]:
     """Background of every class: s1..s16 for values above 0, n8..n1, d0, p1..p8 for signed values."""
-    found = {f"s{n}": _at(_BLUES[theme], (n - 1) / (STEPS - 1)) for n in range(1, STEPS + 1)}
-    found["d0"] = _parse(_CENTRE[theme])
+    backgrounds = {f"s{n}": _at(_BLUES[theme], (n - 1) / (STEPS - 1)) for n in range(1, STEPS + 1)}
+    backgrounds["d0"] = _parse(_CENTRE[theme])
     for n in range(1, SIGNED_STEPS + 1):
-        found[f"p{n}"] = _at(_BLUES[theme], n / SIGNED_STEPS)
-        found[f"n{n}"] = _at(_ORANGES[theme], n / SIGNED_STEPS)
-    return found
+        backgrounds[f"p{n}"] = _at(_BLUES[theme], n / SIGNED_STEPS)
+        backgrounds[f"n{n}"] = _at(_ORANGES[theme], n / SIGNED_STEPS)
+    return backgrounds
 
 
 def text_on(background: Colour) -> Colour:
@@ -69,9 +69,9 @@ def _variables(theme: str) -> str:
     )
 
 
-def _at(stops: tuple[str, ...], place: float) -> Colour:
-    """Colour at ``place`` in [0, 1] between the stops."""
-    position = place * (len(stops) - 1)
+def _at(stops: tuple[str, ...], share: float) -> Colour:
+    """Colour at a share in [0, 1] between the stops."""
+    position = share * (len(stops) - 1)
     low = min(int(position), len(stops) - 2)
     share = position - low
     pairs = zip(_parse(stops[low]), _parse(stops[low + 1]))

@@ -79,7 +79,7 @@ def _hash(content: str) -> str:
 def _payload(record: Record, settings: dict[str, Any], source: str) -> dict[str, Any]:
     tops = {layer.key: summary.scale_top(record, layer) for layer in summary.LAYERS}
     words = summary.vocabulary(record)
-    places = {(row["token_id"], row["text"]): place for place, row in enumerate(words)}
+    numbers = {(row["token_id"], row["text"]): number for number, row in enumerate(words)}
     shown = [{**row, "text": text.readable(row["text"], row["token_id"])} for row in words]
     return {
         "source": source,
@@ -90,24 +90,24 @@ def _payload(record: Record, settings: dict[str, Any], source: str) -> dict[str,
         "steps": [colours.STEPS, colours.SIGNED_STEPS],
         "layers": [{**layer._asdict(), "top": _short(tops[layer.key])} for layer in summary.LAYERS],
         "words": [{key: _short(value) for key, value in row.items()} for row in shown],
-        "pairs": [_pair(pair, places) for pair in record.pairs],
+        "pairs": [_pair(pair, numbers) for pair in record.pairs],
     }
 
 
-def _pair(pair: Pair, places: dict[tuple[int, str], int]) -> dict[str, Any]:
+def _pair(pair: Pair, numbers: dict[tuple[int, str], int]) -> dict[str, Any]:
     return {
         "index": pair.number,
         "prompt": text.clean(pair.prompt),
         "margin": _short(summary.margin(pair)),
         "sparsity": _short(summary.pair_sparsity(pair)),
-        "sides": [_response(side, places) for side in (pair.chosen, pair.rejected)],
+        "sides": [_response(side, numbers) for side in (pair.chosen, pair.rejected)],
     }
 
 
-def _response(response: Response, places: dict[tuple[int, str], int]) -> dict[str, Any]:
+def _response(response: Response, numbers: dict[tuple[int, str], int]) -> dict[str, Any]:
     values = {**response.values, "contribution": summary.contribution(response)}
     return {
-        "words": [places[key] for key in zip(response.token_ids, response.tokens)],
+        "words": [numbers[key] for key in zip(response.token_ids, response.tokens)],
         "joined": text.spans(response),
         "spaced": response.spaced,
         "sums": {key: _short(value) for key, value in summary.sums(response).items()},

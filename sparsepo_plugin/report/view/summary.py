@@ -98,8 +98,8 @@ def scale_top(record: Record, layer: Layer) -> float | None:
     """Where a layer's colours end: the 99th percentile of its absolute values, or None without values."""
     lists = (_of(layer, side) for pair in record.pairs for side in (pair.chosen, pair.rejected))
     known = sorted(abs(v) for values in lists if values is not None for v in values if v)
-    found = any(_of(layer, pair.chosen) is not None for pair in record.pairs)
-    if not found:
+    any_values = any(_of(layer, pair.chosen) is not None for pair in record.pairs)
+    if not any_values:
         return None
     return known[min(len(known) - 1, math.ceil(0.99 * len(known)) - 1)] if known else 1.0
 
@@ -122,10 +122,12 @@ def vocabulary(record: Record) -> list[dict[str, Any]]:
             for token, text, *values in zip(response.token_ids, response.tokens, *columns):
                 seen.setdefault((token, text), []).append(tuple(values))
     rows = []
-    for (token, text), found in seen.items():
-        means = {layer.key: _mean([row[place] for row in found]) for place, layer in enumerate(LAYERS)}
-        zeros = sum(row[0] == 0 for row in found) / len(found)
-        rows.append({"text": text, "token_id": token, "count": len(found), "zeros": zeros, **means})
+    for (token, text), occurrences in seen.items():
+        means = {
+            layer.key: _mean([row[column] for row in occurrences]) for column, layer in enumerate(LAYERS)
+        }
+        zeros = sum(row[0] == 0 for row in occurrences) / len(occurrences)
+        rows.append({"text": text, "token_id": token, "count": len(occurrences), "zeros": zeros, **means})
     return sorted(rows, key=lambda row: (-(row["reward_mask"] or 0), -row["count"], row["token_id"]))
 
 

@@ -40,32 +40,32 @@ def _visible(char: str) -> str:
 
 def spans(response: Response) -> list[tuple[int, int, str]]:
     """Spans of tokens to show as one piece of text: the record's own, and runs of ``<0xNN>`` tokens."""
-    found = list(response.joined)
-    taken = {place for start, end, _ in found for place in range(start, end)}
+    pieces = list(response.joined)
+    taken = {position for start, end, _ in pieces for position in range(start, end)}
     start = 0
     while start < len(response.tokens):
         end = start
         while end < len(response.tokens) and end not in taken and _BYTE.fullmatch(response.tokens[end]):
             end += 1
         if end > start:
-            found += _characters(response.tokens, start, end)
+            pieces += _characters(response.tokens, start, end)
         start = max(end, start + 1)
-    return [(a, b, "".join(map(_visible, text))) for a, b, text in sorted(found)]
+    return [(a, b, "".join(map(_visible, text))) for a, b, text in sorted(pieces)]
 
 
 def _characters(tokens: list[str], start: int, end: int) -> list[tuple[int, int, str]]:
     """Characters that byte tokens make, one span each; bytes that make none stay as they are."""
     data = bytes(int(_BYTE.fullmatch(token)[1], 16) for token in tokens[start:end])  # type: ignore[index]
-    found, place = [], 0
-    while place < len(data):
+    characters, start_byte = [], 0
+    while start_byte < len(data):
         for size in (1, 2, 3, 4):
             try:
-                text = data[place : place + size].decode()
+                text = data[start_byte : start_byte + size].decode()
             except UnicodeDecodeError:
                 continue
-            found.append((start + place, start + min(place + size, len(data)), text))
+            characters.append((start + start_byte, start + min(start_byte + size, len(data)), text))
             break
         else:
             size = 1
-        place += size
-    return found
+        start_byte += size
+    return characters
