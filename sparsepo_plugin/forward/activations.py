@@ -11,14 +11,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin.errors import UserError, unknown
 
-GROUPS = ("mlp", "attn", "resid", "logits")
+Group = Literal["mlp", "attn", "resid", "logits"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Site:
 
     name: str
     module: str
-    side: str = "output"
+    side: Literal["output", "input"] = "output"
     features: tuple[int, int] | None = None
 
 

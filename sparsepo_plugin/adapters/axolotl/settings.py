@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters.trl.arguments import build_options
-from sparsepo_plugin.adapters.trl.refusals import OPTIMIZERS
+from sparsepo_plugin.adapters.trl.refusals import OPTIMIZERS, REASONS, other_optimizer
 from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
 
@@ -86,18 +86,22 @@ def check(cfg: Any, trainer: str) -> str:
     return f"{loss.name}, {options}"
 
 
-_OWN_LOSS = "it belongs to TRL's own losses"
 _SHARDED = (
     "it shards the policy, which is tested with OpenRLHF only (`sparsepo train`); DDP and PEFT work here"
 )
 _REFUSED = {
-    "precompute_ref_log_probs": "sums over sequences cannot be masked, so the reference runs at every step",
-    "dpo_use_liger_kernel": "its fused loss keeps neither logits nor hidden states, which the loss reads",
-    "dpo_padding_free": "TRL itself has disabled it",
-    "dpo_loss_type": _OWN_LOSS,
-    "dpo_loss_weights": _OWN_LOSS,
-    "dpo_use_weighting": _OWN_LOSS,
-    "dpo_label_smoothing": f"{_OWN_LOSS} (for swapped labels use preference_loss cdpo)",
+    "precompute_ref_log_probs": REASONS["precompute_ref_log_probs"],
+    **{
+        f"dpo_{name}": REASONS[name]
+        for name in (
+            "use_liger_kernel",
+            "padding_free",
+            "loss_type",
+            "loss_weights",
+            "use_weighting",
+            "label_smoothing",
+        )
+    },
     "pad_to_multiple_of": "upstream's collator for it makes batches of an older TRL",
     "deepspeed": _SHARDED,
     "fsdp": _SHARDED,
@@ -170,10 +174,7 @@ def _text(value: Any) -> Any:
 def _check_optimizer(cfg: Any) -> None:
     optimizer = _text(cfg.get("optimizer"))
     if optimizer is not None and optimizer not in OPTIMIZERS:
-        raise UserError(
-            f"optimizer: got {optimizer!r}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a "
-            f"parameter group of its own, which is tested with these only"
-        )
+        raise other_optimizer("optimizer", repr(optimizer))
     if (scheduler := _text(cfg.get("lr_scheduler"))) in ("one_cycle", "rex"):
         raise UserError(
             f"lr_scheduler: got {scheduler!r}, expected one that keeps every group's own rate, such as "

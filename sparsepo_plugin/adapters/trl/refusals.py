@@ -20,7 +20,8 @@ def check(args: Any) -> None:
     """
     chosen = f"preference_loss {args.preference_loss}"
     _check_parallelism(args, chosen)
-    for name, accepted, reason in _INCOMPATIBLE:
+    for name, reason in REASONS.items():
+        accepted = _ACCEPTED[name]
         value = getattr(args, name, accepted)
         if value != accepted and value is not None:
             raise UserError(
@@ -31,27 +32,25 @@ def check(args: Any) -> None:
     _check_batches(args.accelerator_config)
 
 
-_OWN_LOSS = "it belongs to TRL's own losses"
-_INCOMPATIBLE: tuple[tuple[str, Any, str], ...] = (
-    (
-        "precompute_ref_log_probs",
-        False,
-        "sums over sequences cannot be masked, so the reference runs at every step",
-    ),
-    (
-        "use_liger_kernel",
-        False,
-        "its fused loss keeps neither logits nor hidden states, which the loss reads",
-    ),
-    ("sync_ref_model", False, "masks and losses are defined on one fixed reference"),
-    ("padding_free", False, "TRL itself has disabled it"),
-    ("loss_type", ["sigmoid"], _OWN_LOSS),
-    ("loss_weights", None, _OWN_LOSS),
-    ("ld_alpha", None, _OWN_LOSS),
-    ("use_weighting", False, _OWN_LOSS),
-    ("label_smoothing", 0.0, f"{_OWN_LOSS} (for swapped labels use preference_loss cdpo)"),
-    ("f_divergence_type", "reverse_kl", _OWN_LOSS),
-)
+_TRLS_LOSS = "it belongs to TRL's own losses"
+# Why TRL's arguments are refused; Axolotl has the same under other names.
+REASONS = {
+    "precompute_ref_log_probs": "sums over sequences cannot be masked, so the reference runs at every step",
+    "use_liger_kernel": "its fused loss keeps neither logits nor hidden states, which the loss reads",
+    "sync_ref_model": "masks and losses are defined on one fixed reference",
+    "padding_free": "TRL itself has disabled it",
+    **dict.fromkeys(("loss_type", "loss_weights", "ld_alpha", "use_weighting"), _TRLS_LOSS),
+    "label_smoothing": f"{_TRLS_LOSS} (for swapped labels use preference_loss cdpo)",
+    "f_divergence_type": _TRLS_LOSS,
+}
+_ACCEPTED: dict[str, Any] = {
+    **dict.fromkeys(REASONS, False),
+    "loss_type": ["sigmoid"],
+    "loss_weights": None,
+    "ld_alpha": None,
+    "label_smoothing": 0.0,
+    "f_divergence_type": "reverse_kl",
+}
 
 
 def check_optimizer(args: Any, custom: object = None) -> None:
@@ -66,11 +65,15 @@ def check_optimizer(args: Any, custom: object = None) -> None:
     """
     name = str(getattr(args.optim, "value", args.optim))
     if custom is not None or name not in OPTIMIZERS:
-        got = name if custom is None else "one of its own"
-        raise UserError(
-            f"optim: got {got}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a parameter "
-            f"group of its own, which is tested with these only"
-        )
+        raise other_optimizer("optim", name if custom is None else "one of its own")
+
+
+def other_optimizer(key: str, got: str) -> UserError:
+    """The error for an optimizer that a mask module is not tested with."""
+    return UserError(
+        f"{key}: got {got}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a parameter "
+        f"group of its own, which is tested with these only"
+    )
 
 
 def _check_parallelism(args: Any, chosen: str) -> None:
