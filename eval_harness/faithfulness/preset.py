@@ -10,7 +10,7 @@ from eval_harness.errors import UserError
 from eval_harness.faithfulness.registry import ScorerSpec
 from eval_harness.files.configs import Text, check_keys, where_of
 from eval_harness.models.generation.types import Sampling
-from eval_harness.run.preset import SAMPLING, Limit, PresetFile, read_sampling, smaller
+from eval_harness.run.preset import SAMPLING, Limit, Preset, read_sampling, smaller
 
 SLOT = "{document}"
 _NEEDED = ("temperatures", "samples", "max_new_tokens")
@@ -27,7 +27,7 @@ def _scorers(raw: Any, info: ValidationInfo) -> Any:
     return tuple(ScorerSpec(str(scorer), dict(options or {})) for scorer, options in raw.items())
 
 
-class SummaryPreset(PresetFile):
+class SummaryPreset(Preset):
     """`prompt` holds `{document}` once; `limit` documents from the start of the file, None for all."""
 
     prompt: Text = Field(description=f"a text with {SLOT} once")

@@ -133,14 +133,10 @@ def _one_line(
             description = fields[part].description or description
             fields = _fields_of(fields[part].annotation)
         path.append(str(part))
+    parent = ", ".join([where, *filter(None, [" ".join(path[:-1])])])
     if kind == "missing":
-        return UserError(
-            ", ".join([where, *path[:-1]]) + f": missing {noun}",
-            got=sorted(map(str, value)),
-            expected=path[-1],
-        )
+        return UserError(f"{parent}: missing {noun}", got=sorted(map(str, value)), expected=path[-1])
     if kind == "extra_forbidden":
-        parent = ", ".join([where, *path[:-1]])
         return UserError(f"{parent}: unknown {noun}", got=path[-1], expected=near(path[-1], sorted(fields)))
     expected = description or _EXPECTED.get(kind) or str(first["msg"]).removeprefix("Input should be ")
     if kind == "literal_error":

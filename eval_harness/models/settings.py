@@ -6,13 +6,15 @@ import os
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal, get_args
 
 from eval_harness.errors import UserError
 from eval_harness.models.identity import sha
 from eval_harness.types import ModelIdentity
 
-BACKENDS = ("hf", "vllm")
+Backend = Literal["hf", "vllm"]
+# Their part in an answer, if any, is in the key of that answer.
+_NOT_IN_KEYS = ("allow_truncation", "concurrency", "generation")
 _VERSIONED = (
     "lm_eval",
     "transformers",
@@ -35,7 +37,7 @@ class Settings:
     task's generation settings, which makes its scores not comparable with published ones.
     """
 
-    backend: str = "hf"
+    backend: Backend = "hf"
     dtype: str = "auto"
     device: str = "auto"
     batch_size: str = "8"
@@ -44,8 +46,8 @@ class Settings:
     multiturn: bool = True
     tensor_parallel: int = 1
     data_parallel: int = 1
-    executor: str | None = None
-    endpoint: str = "completions"
+    executor: Literal["mp", "ray"] | None = None
+    endpoint: Literal["completions", "chat"] = "completions"
     concurrency: int = 1
     allow_truncation: bool = False
     generation: dict[str, Any] = field(default_factory=dict)
@@ -62,8 +64,8 @@ class Settings:
 
     def checked(self) -> "Settings":
         """Return self. Raises UserError for values that no backend accepts."""
-        if self.backend not in BACKENDS:
-            raise UserError("unknown backend", got=self.backend, expected=" or ".join(BACKENDS))
+        if self.backend not in get_args(Backend):
+            raise UserError("unknown backend", got=self.backend, expected=" or ".join(get_args(Backend)))
         if not (self.batch_size.isdigit() and int(self.batch_size) > 0) and not self.batch_size.startswith(
             "auto"
         ):
@@ -82,10 +84,6 @@ class Settings:
                 remedy=f"accelerate launch --num_processes {self.data_parallel} -m eval_harness run ...",
             )
         return self
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        return dataclasses.asdict(self)
 
 
 def versions() -> dict[str, str]:
@@ -114,7 +112,7 @@ def namespace(model: ModelIdentity, settings: Settings, installed: dict[str, str
     parts = {
         "model": {**dataclasses.asdict(model), "label": None, "chat_template": None},
         "chat_template": model.chat_template if settings.chat_template else None,
-        "settings": {**settings.to_json(), "allow_truncation": None, "concurrency": None, "generation": None},
+        "settings": {**dataclasses.asdict(settings), **dict.fromkeys(_NOT_IN_KEYS)},
         "lm_eval": installed.get("lm_eval"),
         "packages": packages,
     }

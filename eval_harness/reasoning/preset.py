@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from eval_harness.errors import UserError
 from eval_harness.files.configs import AsTuple, Config, Names, Text, where_of
 from eval_harness.reasoning.normalise import lower_bound
-from eval_harness.run.preset import Limit, PresetFile, smaller
+from eval_harness.run.preset import Limit, Preset, smaller
 
 
 def _with_a_scale(tasks: dict[str, int], info: ValidationInfo) -> dict[str, int]:
@@ -38,7 +38,7 @@ class TaskGroup(Config):
     process_docs: str | None = None
 
 
-class ReasoningPreset(PresetFile):
+class ReasoningPreset(Preset):
     """A list of lm-eval tasks in groups; `average`: also the mean of the groups' normalised scores."""
 
     sources: Names

@@ -1,9 +1,9 @@
 """Presets: which tasks a suite runs and how, as versioned YAML of the suite's own type."""
 
 import dataclasses
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -14,37 +14,12 @@ from eval_harness.models.generation.types import Sampling
 Limit = Annotated[int | None, Field(ge=1, description="null or a positive integer")]
 
 
-class Preset(Protocol):
-    """What runner and command line need of a preset."""
+class Preset(Config, ABC):
+    """What runner and command line need of a preset; a suite adds the keys of its YAML file as fields.
 
-    @property
-    def name(self) -> str:
-        """The stem of its file."""
-
-    @property
-    def version(self) -> int:
-        """Rises with every change of content: scores of two versions are not compared."""
-
-    @property
-    def suite(self) -> str:
-        """Name of the suite it belongs to."""
-
-    @property
-    def title(self) -> str:
-        """One line for `ls`."""
-
-    def tasks(self) -> Mapping[str, object]:
-        """Its tasks by name, in file order."""
-
-    def task_lines(self) -> list[str]:
-        """One line per task, for `ls --tasks`."""
-
-    def select(self, tasks: list[str] | None, limit: int | None) -> Self:
-        """Only the named tasks, at most `limit` documents of each. Raises UserError: an unknown name."""
-
-
-class PresetFile(Config):
-    """A preset as it stands in a YAML file; a suite adds its keys as fields."""
+    `name` is the file's stem, `title` a line for `ls`. `version` rises with every change of content: scores
+    of two versions are not compared.
+    """
 
     name: str
     version: int = Field(ge=1, description="an integer of at least 1")
@@ -59,6 +34,10 @@ class PresetFile(Config):
     @abstractmethod
     def tasks(self) -> Mapping[str, object]:
         """Its tasks by name, in file order."""
+
+    @abstractmethod
+    def task_lines(self) -> list[str]:
+        """One line per task, for `ls --tasks`."""
 
     def selectable(self) -> Iterable[str]:
         """Names that --tasks takes."""

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from eval_harness.errors import UserError
 from eval_harness.files.configs import Names, Text, where_of
 from eval_harness.models.generation import Sampling
-from eval_harness.run.preset import Limit, PresetFile, read_sampling, smaller
+from eval_harness.run.preset import Limit, Preset, read_sampling, smaller
 
 SHARE = "a share from 0 to below 1"
 
@@ -18,7 +18,7 @@ def _sampling(raw: Any, info: ValidationInfo) -> Sampling:
     return raw if isinstance(raw, Sampling) else read_sampling(raw, f"{where_of(info)}: sampling")
 
 
-class WinRatePreset(PresetFile):
+class WinRatePreset(Preset):
     """One prompt set.
 
     `prompt_keys`: a row's prompt is under the first of these keys that it has. `format` holds `{prompt}` and

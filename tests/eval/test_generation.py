@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -177,7 +178,7 @@ generate(plan, AnswerStore(pathlib.Path(store)))
 
 def test_a_killed_run_repeats_nothing_and_gives_the_same(model_a, tmp_path):
     whole, _ = run(model_a, tmp_path, name="whole.sqlite")
-    asked = [json.dumps(x) for x in (PROMPTS, PAPER.to_json(), SETTINGS.to_json())]
+    asked = [json.dumps(x) for x in (PROMPTS, asdict(PAPER), asdict(SETTINGS))]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(model_a), str(tmp_path / "killed.sqlite"), *asked],
         capture_output=True,

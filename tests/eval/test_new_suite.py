@@ -22,12 +22,12 @@ from eval_harness.errors import UserError
 from eval_harness.files.rows import read_rows, text_field
 from eval_harness.models.identity import sha
 from eval_harness.run.job import Measured
-from eval_harness.run.preset import Limit, PresetFile, smaller
+from eval_harness.run.preset import Limit, Preset, smaller
 from eval_harness.run.registry import Suite, register_suite
 from eval_harness.types import ItemRecord, ModelIdentity, Score
 
 
-class WordPreset(PresetFile):
+class WordPreset(Preset):
     word: str
     limit: Limit = None
 

@@ -1,14 +1,14 @@
 """What is asked of a generator and what it answers."""
 
-import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 from eval_harness.errors import UserError
 from eval_harness.models.identity import sha
 
+Finish = Literal["stop", "length"]  # why a text ended
 # A text, or chat messages ({"role": ..., "content": ...}), which need a chat template.
 Prompt = str | list[dict[str, str]]
 
@@ -48,11 +48,6 @@ class Sampling:
             raise UserError("stop strings", got=list(self.stop), expected="texts that are not empty")
         return self
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready object."""
-        plain = dataclasses.asdict(self)
-        return {**plain, "temperatures": list(self.temperatures), "stop": list(self.stop)}
-
 
 class Sample(NamedTuple):
     """One text.
@@ -66,7 +61,7 @@ class Sample(NamedTuple):
     number: int
     text: str
     tokens: int
-    finish: str
+    finish: Finish
 
 
 class Draw(NamedTuple):
@@ -88,7 +83,7 @@ class Written(NamedTuple):
 
     text: str
     tokens: int
-    finish: str
+    finish: Finish
 
 
 def draw_seed(seed: int, prompt: str, temperature: float, number: int) -> int:
