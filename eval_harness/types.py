@@ -10,7 +10,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 SCHEMA_VERSION = 2
 # Settings of every suite that change what is asked; the others may move the last bits of a logit.
 ASKED = ("generation", "chat_template", "multiturn", "limit_context", "allow_truncation")
-# Written by lm-eval where an endpoint returned no content.
+# Stands for an answer that did not come; no run that holds it is compared. (lm-eval's own stand-in has a
+# variable of this name, whose value is an empty text.)
 NO_ANSWER = "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER"
 STRICT_KEYS = ConfigDict(extra="forbid")
 

@@ -78,6 +78,11 @@ def _add_how(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", default="8", help="integer, or auto")
     sub.add_argument("--max-length", type=int, help="context length in tokens; default the model's")
     sub.add_argument("--chat-template", action="store_true", help="apply the tokenizer's chat template")
+    sub.add_argument(
+        "--strip-thinking",
+        default="auto",
+        help="remove reasoning before grading: auto (where the chat template has a switch for it), yes, no",
+    )
     sub.add_argument("--singleturn", action="store_true", help="few-shot examples in one user turn")
     sub.add_argument("--tensor-parallel", type=int, default=1, help="GPUs per replica")
     sub.add_argument("--data-parallel", type=int, default=1, help="replicas (vllm, through Ray)")
@@ -110,6 +115,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         limit_context=args.max_length,
         chat_template=args.chat_template,
         multiturn=not args.singleturn,
+        strip_thinking=args.strip_thinking,
         tensor_parallel=args.tensor_parallel,
         data_parallel=args.data_parallel,
         executor=args.executor,

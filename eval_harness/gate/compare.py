@@ -69,6 +69,10 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
     facts.append(("lm-eval version", ours.versions.get("lm_eval"), theirs.versions.get("lm_eval")))
     asked = dict.fromkeys((*ours.asked, *theirs.asked))
     facts += [(name, ours.settings.get(name), theirs.settings.get(name)) for name in asked]
+    shaping = [_prompting(result) for result in (ours, theirs)]
+    facts += [
+        (name, *(result.get(name) for result in shaping)) for name in dict.fromkeys(n for r in shaping for n in r)
+    ]
     known = {(s.task, s.metric, s.is_group): (s.version, s.shots) for s in theirs.scores}
     # A score that one run lacks is a missing task or metric, reported as such later.
     facts += [
@@ -86,12 +90,22 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
             )
 
 
+def _prompting(result: SuiteResult) -> dict[str, object]:
+    """Options of the engine that shape what is read or graded; a run of an older version kept them in one."""
+    kept = result.settings.get("prompting")
+    return {**result.settings.get("engine", {}), "strip_thinking": False} if kept is None else kept
+
+
 def differences(ours: SuiteResult, theirs: SuiteResult) -> list[str]:
     """Notes on settings and versions that differ and may move a few answers, but not the question asked."""
     notes = []
     for name in _NOTED:
         if ours.settings.get(name) != theirs.settings.get(name):
             notes.append(f"{name} differs: {ours.settings.get(name)} and {theirs.settings.get(name)}")
+    first, second = (result.settings.get("numerics", {}) for result in (ours, theirs))
+    for name in sorted({*first, *second}):
+        if first.get(name) != second.get(name):
+            notes.append(f"{name} differs: {first.get(name)} and {second.get(name)}")
     for name in sorted({*ours.versions, *theirs.versions}):
         if ours.versions.get(name) != theirs.versions.get(name):
             notes.append(f"{name} differs: {ours.versions.get(name)} and {theirs.versions.get(name)}")
@@ -110,7 +124,8 @@ def _by_task(run: FinishedRun) -> dict[str, dict[int, ItemRecord]]:
             f"failed items in the {run.name}",
             got=f"{run.result.counts['failed']} requests without an answer",
             expected="0",
-            remedy="run the same command again: only the failed ones are asked",
+            remedy="run the same command again: only the failed ones are asked; reasoning that used all new "
+            "tokens needs more of them",
         )
     tasks: dict[str, dict[int, ItemRecord]] = {}
     for item in run.items:

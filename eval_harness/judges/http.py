@@ -12,10 +12,12 @@ from eval_harness.files.configs import Text
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import TemplateJudge
 from eval_harness.judges.types import FAILED, Answer, Cost, Question
+from eval_harness.models.http_answers import tokens_used
 from eval_harness.models.identity import sha
-from eval_harness.models.openai_client import Client, Remote, RemoteError
+from eval_harness.models.openai_client import Client, Refusals, Remote, RemoteError, chat_text
 
 _FAILURES = 20  # in a row, each after all its tries: nobody is there
+_REFUSALS = 3  # of the first questions, and no answer yet: this server takes no question of ours
 _TOP = 20  # the most log-probabilities that OpenAI's interface gives
 
 
@@ -97,7 +99,7 @@ class HTTPJudge(TemplateJudge):
         """Ask `concurrency` questions at once; a failed one is an answer too, with its reason.
 
         Raises:
-          UserError: the server refuses everything, or the first answers have all failed.
+          UserError: the server refuses the first questions, or many answers in a row have failed.
         """
         client = Client(self._remote())
         pool = ThreadPoolExecutor(self.concurrency)
@@ -106,10 +108,12 @@ class HTTPJudge(TemplateJudge):
                 pool.submit(self._answer, client, question): number
                 for number, question in enumerate(questions)
             }
-            silent = 0
+            silent, refusals = 0, Refusals(min(_REFUSALS, len(questions)))
             for done in as_completed(waiting):
                 answer, there = done.result()
                 silent = 0 if there else silent + 1
+                if there:
+                    refusals.note(RemoteError(answer.text) if answer.status == FAILED else None)
                 if silent == max(_FAILURES, 2 * self.concurrency):
                     raise UserError(
                         f"the judge gave no answer {silent} times in a row",
@@ -132,11 +136,8 @@ class HTTPJudge(TemplateJudge):
 
     def _read(self, reply: dict[str, Any]) -> Answer:
         choice = reply["choices"][0]
-        text = choice["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError(f"content is {type(text).__name__}")
-        usage = reply.get("usage") or {}
-        used = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        text = chat_text(choice)
+        used = tokens_used(reply, "prompt_tokens"), tokens_used(reply, "completion_tokens")
         weighted = self._weighted(choice.get("logprobs")) if self.logprobs else None
         if weighted is not None:
             return Answer(weighted, text=text, prompt_tokens=used[0], answer_tokens=used[1])

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_harness.files.texts import sound_json
+
 _CHUNK = 500  # sqlite's limit on variables in one statement is 999 in old builds
 
 
@@ -36,21 +38,29 @@ class AnswerStore:
         self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
 
     def read(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Values of those keys that are there."""
+        """Values of those keys that are there; lone surrogates in texts, which no file can hold, are `?`."""
         wanted = list(keys)
-        found: dict[str, Any] = {}
+        held: dict[str, Any] = {}
         for start in range(0, len(wanted), _CHUNK):
             part = wanted[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
             rows = self._db.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", part)
-            found.update((key, json.loads(value)) for key, value in rows)
-        return found
+            held.update((key, sound_json(json.loads(value))) for key, value in rows)
+        return held
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove answers, so that others can take their places."""
+        self._db.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in keys])
 
     def write(self, answers: dict[str, Any]) -> None:
-        """Store a batch in one transaction; a key already there keeps its first value."""
+        """Store a batch in one transaction; a key already there keeps its first value.
+
+        Raises:
+          ValueError: a value holds NaN or infinity.
+        """
         if not answers:
             return
-        rows = [(key, json.dumps(value)) for key, value in answers.items()]
+        rows = [(key, json.dumps(value, allow_nan=False)) for key, value in answers.items()]
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)

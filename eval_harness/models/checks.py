@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from eval_harness.errors import UserError, first_line
+from eval_harness.models.engine_options import remote_of
+from eval_harness.models.openai_client import Client
 from eval_harness.models.reference import ModelRef, chat_template
 from eval_harness.models.settings import Settings
 
@@ -16,9 +18,6 @@ _SPARE = {"hf": -1, "vllm": 1, "endpoint": 0}
 
 def check_endpoint(ref: ModelRef, settings: Settings, *, cached: bool) -> None:
     """Raise UserError for an endpoint that does not answer, or that nothing identifies in the cache."""
-    import urllib.error
-    import urllib.request
-
     if cached and not ref.model_id:
         raise UserError(
             "an endpoint's weights cannot be hashed",
@@ -33,34 +32,31 @@ def check_endpoint(ref: ModelRef, settings: Settings, *, cached: bool) -> None:
             expected="--tokenizer DIR",
             remedy="pass the folder that holds its tokenizer",
         )
+    client = Client(remote_of(ref, settings))
     try:
-        with urllib.request.urlopen(f"{ref.url}/models", timeout=10) as reply:
-            reply.read()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise UserError(
-                "the endpoint refuses the key", got=error.code, expected="a valid OPENAI_API_KEY"
-            ) from error
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise UserError(
-            "endpoint not reachable",
-            got=f"{ref.url}: {first_line(error)}",
-            expected="an OpenAI-compatible server",
-            remedy="start it, or correct the address (it usually ends in /v1)",
-        ) from error
+        client.reach()
+    finally:
+        client.close()
 
 
 def check_answerable(ref: ModelRef, settings: Settings, tasks: dict[str, Any]) -> None:
-    """Raise UserError for tasks that a chat endpoint cannot answer (it gives no log-probabilities)."""
-    if settings.endpoint != "chat" or ref.kind != "endpoint":
-        return
+    """Raise UserError for tasks that need log-probabilities where the model, or its mode, gives none."""
     scored = [n for n, t in tasks.items() if t.get_config("output_type") != "generate_until"]
-    if scored:
+    if not scored:
+        return
+    if settings.endpoint == "chat" and ref.kind == "endpoint":
         raise UserError(
             "a chat endpoint gives no log-probabilities",
             got=f"{len(scored)} tasks, e.g. {scored[0]}",
             expected="generated answers only",
             remedy="--endpoint completions, or --tasks ifeval",
+        )
+    if settings.engine.get("enable_thinking"):
+        raise UserError(
+            "tasks of log-probabilities leave a model no room to think",
+            got=f"--engine enable_thinking=true with {len(scored)} such tasks, e.g. {scored[0]}",
+            expected="tasks that generate",
+            remedy="--engine enable_thinking=false, or --tasks with those that generate",
         )
 
 
@@ -74,7 +70,8 @@ def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
         return None
     import transformers
 
-    if settings.chat_template and settings.endpoint != "chat" and not chat_template(ref.tokenizer):
+    chat_endpoint = ref.kind == "endpoint" and settings.endpoint == "chat"
+    if settings.chat_template and not chat_endpoint and not chat_template(ref.tokenizer):
         raise UserError(
             "the tokenizer has no chat template",
             got=ref.tokenizer.name,

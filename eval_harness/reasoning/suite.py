@@ -14,12 +14,14 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.files.writing import check_space
 from eval_harness.models import checks as model_checks
 from eval_harness.models import engines
+from eval_harness.models.answer_cache import AnswerCache
 from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.engine_options import narrowed, recorded
 from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import namespace, versions
+from eval_harness.models.thinking import Thinking, thinking_of
 from eval_harness.reasoning import preflight
-from eval_harness.reasoning.answer_cache import AnswerCache, resumable
 from eval_harness.reasoning.data import DataMapping, load_mapping
 from eval_harness.reasoning.lm_eval_results import group_scores, item_records, task_scores
 from eval_harness.reasoning.preset import ReasoningPreset
@@ -90,7 +92,7 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
     def prepare(self, job: ReasoningJob) -> "ReasoningPlan":
         """Preflight: check everything, build all prompts, load no model."""
         device = engines.resolve_device(job.settings.device)
-        settings = dataclasses.replace(job.settings, device=device).checked()
+        settings = narrowed(dataclasses.replace(job.settings, device=device).checked(), job.ref)
         job = dataclasses.replace(job, settings=settings)
         model = _check_model(job)
         standin = _check_environment(job)
@@ -98,17 +100,19 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
         tokenizer = model_checks.load_tokenizer(job.ref, settings)
         loaded = load_tasks(job.preset, job.options.mapping, job.work)
         model_checks.check_answerable(job.ref, settings, loaded.tasks)
-        template = engines.template_function(settings, tokenizer)
+        template = engines.template_function(job.ref, settings, tokenizer)
         build_requests(loaded, settings, template)
         model_checks.check_vocabulary(rows, tokenizer, _texts(loaded))
+        thinking = thinking_of(job.ref, settings, _texts(loaded))
         cut = model_checks.check_context(loaded.tasks, job.ref, settings, tokenizer)
         count = sum(len(t.instances) for t in loaded.tasks.values())
         check_space(job.work, _FREE_AT_LEAST + count * _BYTES_PER_REQUEST)
         space = namespace(model, settings, versions())
         parts = [space, preset_digest(job.preset), requests_digest(loaded), settings.generation, standin]
+        parts += [dataclasses.asdict(thinking)] if thinking.strip else []
         key = sha(json.dumps(parts, sort_keys=True))
         notes = _notes(job, loaded, cut, standin)
-        return ReasoningPlan(job, model, loaded, template, notes, key, space, count)
+        return ReasoningPlan(job, model, loaded, template, thinking, notes, key, space, count)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class ReasoningPlan:
     model: ModelIdentity
     loaded: LoadedTasks
     template: Any
+    thinking: Thinking
     notes: dict[str, list[str]]
     key: str
     space: str
@@ -159,8 +164,8 @@ class ReasoningPlan:
         import lm_eval
 
         settings = self.job.settings
-        engine = engines.load_engine(self.job.ref, settings, resumable)
-        engine.attach(cache, engines.piece_size(self.job.ref, settings))
+        engine = engines.load_engine(self.job.ref, settings)
+        engine.attach(cache, engines.piece_size(self.job.ref, settings), self.thinking)
         manager = lm_eval.tasks.TaskManager(include_path=str(self.loaded.folder), include_defaults=False)
         # Under `accelerate launch` lm-eval deals the documents out to the ranks while it builds the prompts.
         alone = engines.world_size() == 1
@@ -191,12 +196,17 @@ class ReasoningPlan:
         scores += group_scores(scores, preset)
         notes = list(dict.fromkeys(note for of_task in self.notes.values() for note in of_task))
         if failed:
-            notes.append(f"{failed} requests got no content from the endpoint; run again to ask them again")
+            notes.append(
+                f"{failed} requests have no answer (no content, or reasoning that used all tokens): "
+                "run again to ask them again, with more new tokens where it was reasoning"
+            )
         counts = {name: cache.counts[name] for name in ("reused", "computed", "failed")}
         return Measured(
             scores=tuple(scores),
             items=item_records(raw["samples"], preset),
             counts={"items": sum(sizes.values()), "requests": self.requests, **counts},
+            settings=recorded(self.job.settings, self.job.ref, self.thinking.strip),
+            facts=self.thinking.fact(),
             notes=tuple(notes),
             comparable=not notes,
             complete=not failed,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
+from eval_harness.models.engine_options import check_options
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings, environment, versions
 from eval_harness.run.folder import is_finished, read_items, read_result, write_run
@@ -147,6 +148,7 @@ def _result(plan: Plan, measured: Measured, started: str, seconds: float) -> Sui
 
 def _plans(request: Request, out: Path, work: Path) -> list[tuple[Path, Plan]]:
     plans: list[tuple[Path, Plan]] = []
+    check_options(request.settings, [ref for ref in (request.baseline, request.model) if ref])
     models: list[tuple[Role, ModelRef | None]] = [(BASELINE, request.baseline)] if request.baseline else []
     for role, ref in [*models, (CANDIDATE, request.model)]:
         for preset in request.presets:

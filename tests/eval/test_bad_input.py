@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 
 from eval_harness.models import engines
-from eval_harness.reasoning.answer_cache import AnswerCache
+from eval_harness.models.answer_cache import AnswerCache
 
 from . import tiny
 from .conftest import BBH

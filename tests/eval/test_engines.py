@@ -3,10 +3,9 @@
 import pytest
 
 from eval_harness.errors import UserError
-from eval_harness.models import engines
+from eval_harness.models import checks, engines
 from eval_harness.models.reference import resolve
 from eval_harness.models.settings import Settings
-from eval_harness.reasoning import preflight
 
 from . import tiny
 
@@ -19,7 +18,7 @@ class Recorder:
 
 
 def test_vllm_gets_parallel_flags_adapter_and_executor(model_a, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "_vllm_class", lambda: Recorder)
+    monkeypatch.setattr(engines, "vllm_class", lambda: Recorder)
     adapter = tiny.make_adapter(tmp_path / "lora", str(model_a))
     settings = Settings(
         backend="vllm",
@@ -80,18 +79,16 @@ def test_hf_spreads_layers_over_gpus_on_request(model_a, monkeypatch):
     "settings", [Settings(backend="vllm", data_parallel=2), Settings(backend="vllm", executor="ray")]
 )
 def test_replicas_and_machines_need_ray(monkeypatch, settings):
-    monkeypatch.setattr(
-        preflight.importlib.util, "find_spec", lambda name: None if name == "ray" else object()
-    )
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None if name == "ray" else object())
     with pytest.raises(UserError, match="pip install ray"):
-        preflight.check_backend(settings)
+        checks.check_backend(settings)
 
 
 def test_automatic_batch_size_under_accelerate_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="--batch-size"):
-        preflight.check_backend(Settings(batch_size="auto"))
-    preflight.check_backend(Settings(batch_size="8"))
+        checks.check_backend(Settings(batch_size="auto"))
+    checks.check_backend(Settings(batch_size="8"))
 
 
 def test_device_and_pieces():

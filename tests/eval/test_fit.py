@@ -171,7 +171,7 @@ def test_it_is_refused_before_a_model_is_loaded(
     cli, adapter, model_a, no_model, tmp_path, capfd, monkeypatch, backend, suite
 ):
     """Log-likelihood and generation, transformers and vLLM: one check, exit code 2, nothing written."""
-    monkeypatch.setattr("eval_harness.reasoning.preflight.check_backend", lambda settings: None)
+    monkeypatch.setattr("eval_harness.models.checks.check_backend", lambda settings: None)
     monkeypatch.setattr("eval_harness.models.generation.run._load", lambda plan: pytest.fail("loaded"))
     no_model()
     edit(adapter / "adapter_model.safetensors", renamed)

@@ -15,7 +15,7 @@ from .conftest import REPO
 # Slows every batch down, so that the kill surely hits the middle; the numbers are not touched.
 SLOW = """
 import sys, time
-from eval_harness.reasoning import answer_cache as resume
+from eval_harness.models import answer_cache as resume
 commit = resume.AnswerCache.commit
 def slow(self):
     commit(self)

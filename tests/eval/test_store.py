@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval_harness.models.answer_cache import FAILED, AnswerCache
 from eval_harness.models.answer_store import AnswerStore, entry_key
-from eval_harness.reasoning.answer_cache import FAILED, AnswerCache
 
 text = st.text(max_size=6)
 parts = st.tuples(

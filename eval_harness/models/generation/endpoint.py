@@ -1,14 +1,14 @@
 """An OpenAI-compatible server as a generator."""
 
-import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.files.rows import sound
-from eval_harness.models.generation.types import Draw, Sampling, Written
-from eval_harness.models.openai_client import Client, Remote, RemoteError
+from eval_harness.models.engine_options import remote_of, template_arguments
+from eval_harness.models.generation.types import FAILED, Draw, Sampling, Written
+from eval_harness.models.http_answers import tokens_used
+from eval_harness.models.openai_client import Client, Refusals, RemoteError, chat_text, completion_text
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings
 
@@ -16,21 +16,16 @@ from eval_harness.models.settings import Settings
 class EndpointGenerator:
     """Writes texts through completions, or chat completions where `--endpoint chat` says so.
 
-    Every request carries its sample's seed; whether the server honours it is the server's affair.
+    Every request carries its sample's seed; whether the server honours it is the server's affair. A prompt
+    that the server refuses, or answers with nothing, has a failed text.
     """
 
     def __init__(self, ref: ModelRef, settings: Settings, sampling: Sampling) -> None:
         """Bind address and settings; `--engine KEY=VALUE` sets the client's options (timeout, retries)."""
-        assert ref.url is not None  # of an endpoint
-        try:
-            self._client = Client(Remote(ref.url, **settings.engine))
-        except TypeError:
-            known = [field.name for field in dataclasses.fields(Remote)][1:]
-            raise UserError(
-                "--engine for an endpoint", got=dict(settings.engine), expected=", ".join(known)
-            ) from None
+        self._client, self._refusals = Client(remote_of(ref, settings)), Refusals()
         self._model, self._sampling = ref.model_id or "default", sampling
         self._chat, self._workers = settings.endpoint == "chat", settings.concurrency
+        self._arguments = template_arguments(settings, "endpoint") if self._chat else {}
 
     def write(self, draws: Sequence[Draw]) -> list[Written]:
         """Texts in the order of the draws. Raises UserError where the server gives none after all tries."""
@@ -58,14 +53,20 @@ class EndpointGenerator:
         }
         if self._sampling.stop:
             body["stop"] = list(self._sampling.stop)
-        return self._client.post("chat/completions" if self._chat else "completions", body, self._read)
+        if self._arguments:
+            body["chat_template_kwargs"] = self._arguments
+        try:
+            written = self._client.post("chat/completions" if self._chat else "completions", body, self._read)
+        except RemoteError as error:
+            if not error.refused:
+                raise
+            self._refusals.note(error)
+            return Written("", 0, FAILED)
+        self._refusals.note(None)
+        return written
 
     def _read(self, reply: dict[str, Any]) -> Written:
         choice = reply["choices"][0]
-        text = choice["message"]["content"] if self._chat else choice["text"]
-        if not isinstance(text, str):
-            raise TypeError(f"content is {type(text).__name__}")
-        used = (reply.get("usage") or {}).get("completion_tokens")
-        return Written(
-            sound(text), int(used or 0), "length" if choice.get("finish_reason") == "length" else "stop"
-        )
+        text = chat_text(choice) if self._chat else completion_text(choice)
+        cut_off = choice.get("finish_reason") == "length"
+        return Written(text, tokens_used(reply, "completion_tokens"), "length" if cut_off else "stop")

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from eval_harness.models.engine_options import loader_options
 from eval_harness.models.engines import check_loaded
 from eval_harness.models.generation.nucleus import RowSampler, StopStrings
 from eval_harness.models.generation.types import Draw, Sampling, Written, cut
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings
+from eval_harness.models.thinking import Thinking, decode, marks_of
 
 
 def load_causal(ref: ModelRef, settings: Settings) -> Any:
@@ -16,7 +18,7 @@ def load_causal(ref: ModelRef, settings: Settings) -> Any:
 
     spread = {"device_map": "auto"} if settings.tensor_parallel > 1 else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(ref.path), dtype=settings.dtype, **spread, **settings.engine
+        str(ref.path), dtype=settings.dtype, **spread, **loader_options(settings)
     )
     if ref.adapter is not None:
         import peft
@@ -29,16 +31,19 @@ def load_causal(ref: ModelRef, settings: Settings) -> Any:
 class HFGenerator:
     """Writes texts with a transformers model."""
 
-    def __init__(self, ref: ModelRef, settings: Settings, sampling: Sampling, tokenizer: Any) -> None:
+    def __init__(
+        self, ref: ModelRef, settings: Settings, sampling: Sampling, tokenizer: Any, thinking: Thinking
+    ) -> None:
         """Load the model."""
         import transformers
 
         self._model = load_causal(ref, settings)
-        self._tokenizer, self._sampling = tokenizer, sampling
-        own = self._model.generation_config
-        ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        self._tokenizer, self._sampling, self._thinking = tokenizer, sampling, thinking
+        self._marks = marks_of(tokenizer, thinking)
+        defaults = self._model.generation_config
+        ends = defaults.eos_token_id if isinstance(defaults.eos_token_id, list) else [defaults.eos_token_id]
         self._ends = sorted({e for e in [*ends, tokenizer.eos_token_id] if e is not None})
-        pads = (tokenizer.pad_token_id, own.pad_token_id, *self._ends, 0)
+        pads = (tokenizer.pad_token_id, defaults.pad_token_id, *self._ends, 0)
         self._pad = next(p for p in pads if p is not None)
         # The folder's own defaults (a repetition penalty, say) must not bend what Sampling states.
         self._model.generation_config = transformers.GenerationConfig()
@@ -54,7 +59,7 @@ class HFGenerator:
         sampler = RowSampler([d.temperature for d in draws], [d.seed for d in draws], self._sampling.top_p)
         stops: list[Any] = []
         if self._sampling.stop:
-            stops.append(StopStrings(self._tokenizer, self._sampling.stop, length))
+            stops.append(StopStrings(self._text, self._sampling.stop, length, self._thinking))
         with torch.inference_mode():
             rows = self._model.generate(
                 input_ids=torch.tensor(ids, device=device),
@@ -69,7 +74,12 @@ class HFGenerator:
         return [self._written(row[length:].tolist()) for row in rows]
 
     def _written(self, ids: list[int]) -> Written:
-        ended = [place for place, token in enumerate(ids) if token in self._ends]
+        ended = [index for index, token in enumerate(ids) if token in self._ends]
         kept = ids[: ended[0]] if ended else ids
-        text, stopped = cut(self._tokenizer.decode(kept, skip_special_tokens=True), self._sampling.stop)
+        text, stopped = self._text(kept), False
+        if not self._thinking.strip:  # else a stop string counts in the answer alone
+            text, stopped = cut(text, self._sampling.stop)
         return Written(text, len(kept), "stop" if ended or stopped else "length")
+
+    def _text(self, ids: list[int]) -> str:
+        return decode(self._tokenizer, ids, self._marks)

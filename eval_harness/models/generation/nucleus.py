@@ -7,10 +7,14 @@ to the last bits of the logits (padding changes those).
 """
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from eval_harness.models.finite import check_finite
+from eval_harness.models.thinking import Thinking
 
 
 def nucleus(logits: Tensor, temperatures: Tensor, top_p: float) -> Tensor:
@@ -46,10 +50,10 @@ def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """
     cumulated = probabilities.cumsum(-1)
     targets = uniforms[:, None].to(cumulated) * cumulated[:, -1:]
-    places = torch.searchsorted(cumulated, targets, right=True)[:, 0]
+    tokens = torch.searchsorted(cumulated, targets, right=True)[:, 0]
     # A uniform number just below 1 may round to the total: the last token with any probability.
     last = cumulated.shape[-1] - 1 - (probabilities > 0).flip(-1).to(torch.int8).argmax(-1)
-    return torch.minimum(places, last)
+    return torch.minimum(tokens, last)
 
 
 class RowSampler:
@@ -63,6 +67,7 @@ class RowSampler:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [batch, vocabulary] in; the same shape out, -inf but for the chosen token."""
+        check_finite(scores.amax(-1), "the scores of the next token")
         chosen = scores.argmax(-1)
         warm = self._temperatures.to(scores.device) > 0
         uniforms = torch.tensor([stream.random() for stream in self._streams], device=scores.device)
@@ -75,15 +80,18 @@ class RowSampler:
 class StopStrings:
     """A stopping criterion per row: the newly written text holds one of the stop strings."""
 
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...], prompt_length: int) -> None:
-        """`prompt_length` is that of the padded prompts, in tokens."""
-        self._tokenizer, self._stop, self._start = tokenizer, stop, prompt_length
+    def __init__(
+        self, text: Callable[[list[int]], str], stop: tuple[str, ...], prompt_length: int, thinking: Thinking
+    ) -> None:
+        """`text` decodes token ids, `prompt_length` is that of the padded prompts, in tokens."""
+        self._text, self._stop, self._start, self._thinking = text, stop, prompt_length, thinking
         # A token holds at least one byte, and a character has four at most.
         self._tail = 4 * max(len(mark) for mark in stop) + 4
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """Which rows are done, bool [batch]."""
-        begin = max(self._start, input_ids.shape[1] - self._tail)
-        texts = self._tokenizer.batch_decode(input_ids[:, begin:], skip_special_tokens=True)
-        found = [any(mark in text for mark in self._stop) for text in texts]
-        return torch.tensor(found, device=input_ids.device)
+        begin = self._start
+        if not self._thinking.strip:  # else the whole text tells whether the answer has begun
+            begin = max(begin, input_ids.shape[1] - self._tail)
+        texts = [self._thinking.answer(self._text(row)) or "" for row in input_ids[:, begin:].tolist()]
+        return torch.tensor([any(mark in t for mark in self._stop) for t in texts], device=input_ids.device)

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 from eval_harness.errors import UserError
 from eval_harness.models.identity import sha
 
-Finish = Literal["stop", "length"]  # why a text ended
 # A text, or chat messages ({"role": ..., "content": ...}), which need a chat template.
 Prompt = str | list[dict[str, str]]
+Finish = Literal["stop", "length", "failed"]
+FAILED: Finish = "failed"  # no text came: refused, filtered, or all of it was unfinished reasoning
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Sampling:
 
 
 class Sample(NamedTuple):
-    """One text.
+    """One text; empty where `finish` is failed.
 
-    `prompt` is the prompt's place in the list, `number` tells samples of one temperature apart, `finish` is
-    stop or length, `tokens` counts what was written.
+    `prompt` is the prompt's place in the list, `number` tells samples of one temperature apart, `tokens`
+    counts what was written, reasoning included.
     """
 
     prompt: int
@@ -79,7 +80,7 @@ class Draw(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What an engine gives for a Draw; `finish` is stop or length."""
+    """What an engine gives for a Draw."""
 
     text: str
     tokens: int
@@ -93,5 +94,5 @@ def draw_seed(seed: int, prompt: str, temperature: float, number: int) -> int:
 
 def cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
     """The text before the first stop string, and whether there was one."""
-    places = [place for place in (text.find(mark) for mark in stop) if place >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    starts = [start for start in (text.find(mark) for mark in stop) if start >= 0]
+    return (text[: min(starts)], True) if starts else (text, False)

@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+from eval_harness.models.engine_options import loader_options
 from eval_harness.models.generation.types import Draw, Sampling, Written
 from eval_harness.models.reference import ModelRef
+from eval_harness.models.resumable import check_outputs
 from eval_harness.models.settings import Settings
+from eval_harness.models.thinking import Thinking, decode, marks_of
 
 
 class VLLMGenerator:
     """Writes texts with vLLM's offline engine."""
 
-    def __init__(self, ref: ModelRef, settings: Settings, sampling: Sampling, tokenizer: Any) -> None:
+    def __init__(
+        self, ref: ModelRef, settings: Settings, sampling: Sampling, tokenizer: Any, thinking: Thinking
+    ) -> None:
         """Load the model."""
         import vllm
 
@@ -22,14 +27,15 @@ class VLLMGenerator:
             extra["max_model_len"] = settings.limit_context
         if ref.adapter is not None:
             extra |= {"enable_lora": True, "max_lora_rank": _rank(ref)}
-        self._sampling = sampling
+        self._sampling, self._tokenizer, self._thinking = sampling, tokenizer, thinking
+        self._marks = marks_of(tokenizer, thinking)
         self._llm = vllm.LLM(
             model=str(ref.path),
             tokenizer=str(ref.tokenizer),
             dtype=settings.dtype,
             tensor_parallel_size=settings.tensor_parallel,
             seed=sampling.seed,
-            **{**extra, **settings.engine},
+            **{**extra, **loader_options(settings)},
         )
         self._adapter = str(ref.adapter) if ref.adapter else None
 
@@ -43,8 +49,10 @@ class VLLMGenerator:
                 temperature=draw.temperature,
                 top_p=self._sampling.top_p,
                 max_tokens=self._sampling.max_new_tokens,
-                stop=list(self._sampling.stop),
+                # Within reasoning a stop string means nothing: the answer is cut afterwards.
+                stop=[] if self._thinking.strip else list(self._sampling.stop),
                 seed=draw.seed,
+                logprobs=0,  # of the chosen token: tells NaN logits, which vllm samples from
             )
             for draw in draws
         ]
@@ -54,11 +62,14 @@ class VLLMGenerator:
             lora_request=LoRARequest("adapter", 1, self._adapter) if self._adapter else None,
             use_tqdm=False,
         )
-        outs = [answer.outputs[0] for answer in answers]
-        return [
-            Written(out.text, len(out.token_ids), "length" if out.finish_reason == "length" else "stop")
-            for out in outs
-        ]
+        check_outputs(answers)
+        return [self._written(answer.outputs[0]) for answer in answers]
+
+    def _written(self, out: Any) -> Written:
+        # vllm's own text lacks the marks of reasoning where the tokenizer calls them special.
+        ids = list(out.token_ids)
+        text = decode(self._tokenizer, ids, self._marks) if self._marks else out.text
+        return Written(text, len(ids), "length" if out.finish_reason == "length" else "stop")
 
 
 def _rank(ref: ModelRef) -> int:

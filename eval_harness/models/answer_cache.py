@@ -11,7 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.models.finite import check_finite, finite
 from eval_harness.types import NO_ANSWER as FAILED  # never stored, so that a second run asks again
+
+# An empty text that an endpoint really gave. A bare "" was once stored for null, and is asked for again.
+_EMPTY = {"text": ""}
 
 
 class AnswerCache:
@@ -63,22 +67,35 @@ class AnswerCache:
         queue = self._waiting.get(_signature(attr, req))
         if not queue or res == FAILED:
             return
+        check_answer(attr, res)
         self._batch[queue.popleft()] = res
         if self.each:
             self.commit()
 
     def commit(self) -> None:
         """Write the finished batch."""
-        self.store.write(self._batch)
+        self._write(self._batch)
         self.done.update(self._batch)
         self._batch = {}
+
+    def _write(self, answers: dict[str, Any]) -> None:
+        # A local model's empty text is stored as it is: nothing there ever stood for null.
+        empty = _EMPTY if self.each else ""
+        self.store.write({key: empty if value == "" else value for key, value in answers.items()})
+
+    def _held(self, kind: str, keys: list[str]) -> dict[str, Any]:
+        """Stored answers, without those that an earlier version should not have stored."""
+        held = self.store.read(keys)
+        hollow = [key for key, value in held.items() if not finite(value) or (self.each and value == "")]
+        self.store.forget(hollow)
+        return {key: _decode(kind, value) for key, value in held.items() if key not in set(hollow)}
 
     def answer(
         self, kind: str, requests: list[Any], ask: Callable[[list[Any]], list[Any]], piece: int
     ) -> list[Any]:
         """Answers in order: from the store, else from the model, `piece` requests at once (0: all)."""
         keys = self.keys(kind, requests)
-        answers = {key: _decode(kind, value) for key, value in self.store.read(keys).items()}
+        answers = self._held(kind, keys)
         todo = [(k, r) for k, r in zip(keys, requests, strict=True) if k not in answers]
         self.counts["reused"] += len(answers)
         self.counts["computed"] += len(todo)
@@ -87,8 +104,10 @@ class AnswerCache:
             self.expect(kind, [k for k, _ in part], [r for _, r in part])
             got = ask([r for _, r in part])
             self.commit()
+            for value in got:
+                check_answer(kind, value)
             late = {k: a for (k, _), a in zip(part, got, strict=True) if k not in self.done and a != FAILED}
-            self.store.write(late)
+            self._write(late)
             for (key, _), value in zip(part, got, strict=True):
                 answers[key] = self.done.get(key, value)
                 self.counts["failed"] += value == FAILED
@@ -100,50 +119,14 @@ def _signature(kind: str, args: Any) -> str:
     return json.dumps([kind, *parts], default=str)
 
 
+def check_answer(kind: str, value: Any) -> None:
+    """Raise UserError for a log-probability that is not finite."""
+    if kind != "generate_until":
+        check_finite(value, f"a log-probability ({kind})")
+
+
 def _decode(kind: str, value: Any) -> Any:
+    if value == _EMPTY:
+        return ""
     # JSON has no tuples; lm-eval unpacks (log-probability, is greedy).
     return tuple(value) if kind == "loglikelihood" else value
-
-
-def resumable(base: type) -> type:
-    """Subclass an lm-eval model class so that it answers through a journal (attribute `journal`)."""
-
-    class Resumable(base):  # type: ignore[misc]
-        """The same model, with answers on disk."""
-
-        journal: AnswerCache
-        piece = 0
-
-        def attach(self, journal: AnswerCache, piece: int) -> None:
-            """Connect the store; `piece` bounds how many requests the engine gets at once (0: all)."""
-            self.journal, self.piece = journal, piece
-            self.set_cache_hook(journal)
-
-        def loglikelihood(self, requests: list[Any], **kwargs: Any) -> list[Any]:
-            ask = super().loglikelihood
-            return self.journal.answer(
-                "loglikelihood", requests, lambda part: ask(part, **kwargs), self.piece
-            )
-
-        def generate_until(self, requests: list[Any], **kwargs: Any) -> list[Any]:
-            ask = super().generate_until
-            return self.journal.answer(
-                "generate_until", requests, lambda part: ask(part, **kwargs), self.piece
-            )
-
-        def loglikelihood_rolling(self, requests: list[Any], **kwargs: Any) -> list[Any]:
-            ask = super().loglikelihood_rolling
-            run: Callable[[list[Any]], list[Any]] = lambda part: ask(part, **kwargs)  # noqa: E731
-            return self.journal.answer("loglikelihood_rolling", requests, run, self.piece)
-
-        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
-            # The hook has heard of the whole previous batch by the time the next one starts.
-            self.journal.commit()
-            return super()._model_call(*args, **kwargs)
-
-        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            self.journal.commit()
-            return super()._model_generate(*args, **kwargs)
-
-    Resumable.__name__ = f"Resumable{base.__name__}"
-    return Resumable

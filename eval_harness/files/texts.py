@@ -1,0 +1,34 @@
+"""Texts that came from elsewhere, made fit for files, pages and terminals."""
+
+import unicodedata
+from typing import Any
+
+from eval_harness.files.rows import sound
+
+
+def sound_json(value: Any) -> Any:
+    """The JSON value with `?` for lone surrogates in its texts."""
+    if isinstance(value, str):
+        return sound(value)
+    if isinstance(value, list):
+        return [sound_json(entry) for entry in value]
+    if isinstance(value, dict):
+        return {sound(key): sound_json(entry) for key, entry in value.items()}
+    return value
+
+
+def printable(text: str) -> str:
+    """The text with a visible escape for what a page or a terminal would obey instead of showing.
+
+    Escaped are control characters besides line feed and tab (NUL, ESC, ...), marks that change the direction
+    of writing, other invisible format characters, and lone surrogates; letters of all scripts stay, and so do
+    the joiners that some scripts and emoji need.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(sign: str) -> str:
+    hidden = unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    if not hidden or sign in "\n\t\u200c\u200d":
+        return sign
+    return f"\\x{ord(sign):02x}" if ord(sign) < 256 else f"\\u{ord(sign):04x}"
