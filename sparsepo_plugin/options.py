@@ -83,7 +83,6 @@ class Options:
             if least is not None and value is not None and not value >= least:
                 raise UserError(f"option {row.name}: got {value!r}, expected a number >= {least}")
 
-
     def idle(self) -> dict[str, str]:
         """Options that do nothing as the others are, each with what makes it idle."""
         return {}
