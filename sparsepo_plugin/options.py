@@ -83,6 +83,25 @@ class Options:
             if least is not None and value is not None and not value >= least:
                 raise UserError(f"option {row.name}: got {value!r}, expected a number >= {least}")
 
+    def idle(self) -> dict[str, str]:
+        """Options that do nothing as the others are, each with what makes it idle."""
+        return {}
+
+    def check_effects(self) -> None:
+        """Refuse options that are set and do nothing. A saved run's options may: its command line may not.
+
+        Raises:
+          UserError: the first of them.
+        """
+        preset = self.presets.get(getattr(self, "preset", ""), {})
+        rows = {row.name: preset.get(row.name, row.default) for row in option_rows(type(self))}
+        for name, reason in self.idle().items():
+            if (value := getattr(self, name)) != rows[name]:
+                raise UserError(
+                    f"option {name}: got {value!r}, which does nothing with {reason}; expected another "
+                    f"{reason.split()[0]}, or no {name}"
+                )
+
 
 @dataclass(frozen=True)
 class MaskOptions(Options):
@@ -115,6 +134,10 @@ class LossOptions(Options):
         least=0,
         affects="nothing",
     )
+
+    def idle(self) -> dict[str, str]:
+        """The anchor's weight without an anchor."""
+        return {} if self.anchor else {"anchor_weight": "anchor 0"}
 
     def needs(self) -> Needs:
         """Work the adapter must do for this loss with these options."""

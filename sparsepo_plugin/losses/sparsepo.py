@@ -11,7 +11,7 @@ from torch import nn
 from sparsepo_plugin import registry
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.objective import mask_l1, masked_scores, sigmoid_loss
-from sparsepo_plugin.options import LossOptions, option
+from sparsepo_plugin.options import LossOptions, option, option_rows
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, ReferenceShape, TokenStats
 
@@ -76,6 +76,23 @@ class SparsePOOptions(_SourceOptions, _LossOptions):  # type: ignore[misc]
                     f"option {name}: got {value} with normalise mean, which fixes the L1 norm; "
                     f"expected 0, or normalise none"
                 )
+
+    def idle(self) -> dict[str, str]:
+        """Options of other mask sources, and what only a learned mask, or the masked term, reads."""
+        chosen, source = _SOURCES[self.source], f"source {self.source}"
+        own = {row.name for row in option_rows(chosen.options)}
+        found = {row.name: source for row in option_rows(_SourceOptions) if row.name not in own}
+        if not self.learned:
+            learning = ("reward_l1", "kl_l1", "mask_lr", "mask_lr_scale", "mask_weight_decay", "mask_on")
+            found |= dict.fromkeys(learning, source)
+        elif self.mask_on != "both":
+            found["kl_l1" if self.mask_on == "reward" else "reward_l1"] = f"mask_on {self.mask_on}"
+            found["masks"] = f"mask_on {self.mask_on}"
+        if self.learned and self.mask_lr is not None:
+            found["mask_lr_scale"] = f"mask_lr {self.mask_lr}"
+        if self.layers == "last":
+            found["layer_activation"] = "layers last"
+        return super().idle() | found
 
     @property
     def learned(self) -> bool:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -112,13 +113,10 @@ SIGNATURES = {
         "dataset", "tokenizer", "max_length", "strategy", "input_template", "is_dpo", "num_processors",
     ],
     "openrlhf.datasets:RewardDataset.__getitem__": ["idx"],
-    "openrlhf.datasets:RewardDataset.process_data": ["data"],
+    "openrlhf.datasets:RewardDataset.collate_fn": ["item_list"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_dataloader": [
         "replay_buffer", "batch_size", "pin_memory", "shuffle", "collate_fn", "drop_last", "sampler",
         "consumed_samples", "num_workers",
-    ],
-    "openrlhf.datasets.reward_dataset:preprocess_data": [
-        "data", "input_template", "prompt_key", "chosen_key", "rejected_key", "apply_chat_template", "is_dpo",
     ],
     "openrlhf.datasets.utils:blending_datasets": [
         "datasets", "probabilities", "strategy", "seed", "max_count", "stopping_strategy", "dataset_split",
@@ -210,9 +208,23 @@ SOURCE = {
     "openrlhf.utils.distributed_sampler:DistributedSampler.__iter__": [
         "indices[self.rank : self.total_size : self.num_replicas]",
     ],
+    "openrlhf.trainer.dpo_trainer:DPOTrainer.concatenated_inputs": [
+        "return inputs_ids, att_masks, prompt_id_lens * 2",
+    ],
+    "openrlhf.datasets:RewardDataset.collate_fn": [
+        "extras.append(extra)", "zero_pad_sequences(chosen_ids, side=padding_side, "
+        "value=self.tokenizer.pad_token_id)", 'if self.is_dpo: padding_side = "right"',
+    ],
+    # What our rows replace, and why: a version that mends one of these may need less of ours.
+    "openrlhf.datasets.reward_dataset:preprocess_data": [
+        "apply_chat_template(data[prompt_key] + data[chosen_key], tokenize=False)[len(prompt) :]",
+        "rejected = rejected[len(prompt) :]",
+    ],
     "openrlhf.datasets:RewardDataset.process_data": ["prompt_ids_len >= self.max_length - 2"],
-    "openrlhf.datasets:RewardDataset.__getitem__": ["extra, )"],
-    "openrlhf.datasets:RewardDataset.collate_fn": ["extras.append(extra)"],
+    "openrlhf.datasets:RewardDataset.__getitem__": [
+        'chosen += " " + self.tokenizer.eos_token',
+        'chosen_token["input_ids"][0][-1] = self.tokenizer.eos_token_id',
+    ],
     "openrlhf.models.ring_attn_utils:": [
         "from flash_attn.bert_padding import", "from flash_attn.utils.distributed",
     ],
@@ -263,6 +275,7 @@ def test_flag_and_default(flag, default):
 def test_our_names_do_not_collide_with_upstreams_flags():
     source = inspect.getsource(cli)
     own = {"--config", "--loss", "--eval.at_start", "--model.trust_remote_code"}
+    own |= {"--data.length_batching", "--data.upstream_end_tokens", "--data.chat_template_kwargs"}
     assert not own & set(re.findall(r'"(--[\w.]+)"', source))
     assert not re.findall(r'"--(?:sparsepo|dpo)\.', source)
 
@@ -340,3 +353,25 @@ def test_deepspeeds_compiled_all_reduce_is_where_the_strategy_switches_it_off():
     import deepspeed.comm.torch  # noqa: F401
 
     assert callable(sys.modules["deepspeed.comm.torch"].build_shm_op)
+
+
+def test_datasets_keeps_a_mapped_set_where_and_under_what_name_we_say():
+    from datasets import Dataset
+
+    assert {"cache_file_name", "new_fingerprint", "load_from_cache_file", "with_indices", "features"} <= set(
+        inspect.signature(Dataset.map).parameters
+    )
+    data = Dataset.from_dict({"a": [1, 2]})
+    assert data._fingerprint != Dataset.from_dict({"a": [1, 3]})._fingerprint
+
+
+def test_the_trainers_doubling_of_prompt_lengths_gives_each_side_its_own():
+    from sparsepo_plugin.adapters.openrlhf.dataset import PromptLength, PromptLengths
+
+    lengths = PromptLengths([PromptLength(3, 0, 4), PromptLength(5, 1)])
+    assert lengths * 2 == [3, 5, 4, 5]
+    assert (PromptLengths([7]) * 2) == [7, 7]
+    with pytest.raises(ValueError, match="expected 2"):
+        lengths * 3
+    copied = pickle.loads(pickle.dumps(lengths))
+    assert (copied * 2, [length.index for length in copied]) == ([3, 5, 4, 5], [0, 1])

@@ -286,7 +286,7 @@ def test_an_input_template_and_a_prompt_repeated_in_text():
 def test_plain_rows_that_hold_turns_say_what_they_need():
     _, account, _ = made([{"prompt": "yes", "chosen": turns(("assistant", FOUR)), "rejected": [{"a": 1}]}])
     assert account.unusable[0][1].endswith(
-        "got list, expected text (conversations need --data.apply_chat_template)"
+        "got list, expected text (conversations need a chat template: --data.apply_chat_template in OpenRLHF)"
     )
 
 

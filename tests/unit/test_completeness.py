@@ -107,6 +107,10 @@ def test_the_list_shows_every_loss_with_needs_options_and_defaults(capsys):
     assert "needs: reference, token kl, hidden states" in out
 
 
+# Without these the option does nothing, which is refused.
+CONTEXT = {"density": {"source": "random", "normalise": "mean"}, "anchor_weight": {"anchor": 0.1}}
+
+
 def other_value(options, row, plain):
     """A value unlike the default that the options accept, or None."""
     numbers = {float: (0.25, 0.5), int: (row.default, 7)}.get(row.kind, ())
@@ -129,7 +133,7 @@ def test_every_option_is_a_flag_with_its_declared_choices_and_default(name):
     assert sum(value is not None for value in values.values()) >= len(rows) - 3
     for key, value in values.items():
         if value is not None:
-            given = {**plain, key: value}
+            given = {**plain, **CONTEXT.get(key, {}), key: value}
             words = [word for pair in given.items() for word in (f"--{name}.{pair[0]}", str(pair[1]))]
             parsed = flags.parse(["--loss", name, *words])
             assert getattr(parsed.options, key) == value

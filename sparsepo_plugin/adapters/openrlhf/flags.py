@@ -207,5 +207,6 @@ def _finish(arguments: SimpleNamespace) -> Parsed:
         return Parsed(arguments, None, None)
     loss = registry.get(arguments.loss)
     options = loss.options.build(given[loss.name])
+    options.check_effects()
     setattr(arguments, loss.name, SimpleNamespace(**vars(options)))
     return Parsed(arguments, loss, options)

@@ -20,6 +20,7 @@ class Account(NamedTuple):
 
     Attributes:
       max_len: most tokens of a row.
+      limit_name: what users call it.
       read: rows of the data.
       kept: pairs to train on.
       unusable: number and reason of every row that holds no pair or that the template refuses.
@@ -39,6 +40,7 @@ class Account(NamedTuple):
     """
 
     max_len: int
+    limit_name: str
     read: int
     kept: int
     unusable: list[tuple[int, str]]
@@ -74,7 +76,7 @@ class Account(NamedTuple):
         if self.no_room == self.read - len(self.unusable):
             raise UserError(
                 f"{source}: every response is truncated away: the shortest prompt has {self.shortest_prompt} "
-                f"tokens, --data.max_len {self.max_len} leaves room for prompts below {self.max_len - 2}; "
+                f"tokens, {self.limit_name} {self.max_len} leaves room for prompts below {self.max_len - 2}; "
                 "raise it"
             )
         if self.kept < least:
@@ -95,7 +97,7 @@ class Account(NamedTuple):
             warning = "warning: " if self.cut > CUT_SHARE * self.kept else ""
             found.append(
                 f"{warning}{self.cut} of {self.kept} pairs are cut at {self.max_len} tokens: the end of a "
-                f"response is not trained; --data.max_len sets the length"
+                f"response is not trained; {self.limit_name} sets the length"
             )
         for number, words in (
             (self.empty, "have an empty response"),
@@ -135,6 +137,7 @@ def count(rows: Any, options: RowOptions) -> Account:
     sizes = _Sizes.of(rows, kept)
     return Account(
         max_len=options.max_len,
+        limit_name=options.limit_name,
         read=len(kinds),
         kept=len(kept),
         unusable=[(columns["row"][n], rows[n]["reason"]) for n in unusable],

@@ -137,7 +137,9 @@ class Preparation:
         ids: list[list[int]] = self.tokenizer(
             texts, add_special_tokens=add, return_attention_mask=False, verbose=False
         )["input_ids"]
-        return ids
+        begin = self.tokenizer.bos_token_id
+        # Text that a template has written before, as Axolotl's, begins with the token that is added again.
+        return [row[1:] if add and begin is not None and row[:2] == [begin, begin] else row for row in ids]
 
     def _row(
         self, number: int, texts: Texts, prompt: list[int], chosen: list[int], rejected: list[int]

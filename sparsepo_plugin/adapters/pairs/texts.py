@@ -30,6 +30,7 @@ class RowOptions:
 
     Attributes:
       max_len: most tokens of a row, prompt and response together.
+      limit_name: what users call it, for messages.
       prompt_key: column of the prompt; None where chosen and rejected hold all.
       chosen_key: column of the preferred response.
       rejected_key: column of the other one.
@@ -42,6 +43,7 @@ class RowOptions:
     """
 
     max_len: int
+    limit_name: str = "--data.max_len"
     prompt_key: str | None = None
     chosen_key: str = "chosen"
     rejected_key: str = "rejected"
@@ -159,7 +161,7 @@ def _render(tokenizer: Any, turns: list[Turn], arguments: dict[str, Any], *, ans
     except TemplateSyntaxError as error:
         raise UserError(
             f"the chat template is not valid Jinja: line {error.lineno}: {error.message}; mend it, or give "
-            f"another with --data.tokenizer_chat_template"
+            f"another (--data.tokenizer_chat_template in OpenRLHF)"
         ) from None
     except _REFUSALS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

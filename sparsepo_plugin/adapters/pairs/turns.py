@@ -64,7 +64,7 @@ def read_text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise UnusableRowError(
             f"column {column!r}: got {type(value).__name__}, expected text "
-            f"(conversations need --data.apply_chat_template)"
+            f"(conversations need a chat template: --data.apply_chat_template in OpenRLHF)"
         )
     if _LISTED_AS_TEXT.match(value):
         raise UnusableRowError(
@@ -99,7 +99,7 @@ def split(prompt: list[Turn], chosen: list[Turn], rejected: list[Turn]) -> Conve
             )
     if not before:
         raise UnusableRowError(
-            "got no turn before the response, expected a prompt; name its column with --data.prompt_key"
+            "got no turn before the response, expected a prompt (--data.prompt_key in OpenRLHF)"
         )
     if before[-1]["role"] == "assistant":
         raise UnusableRowError(

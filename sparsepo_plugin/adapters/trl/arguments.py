@@ -37,7 +37,9 @@ def build_options(loss: registry.Loss, given: Mapping[str, Any] | str) -> LossOp
         if name not in rows:
             raise unknown(f"option of {loss.name}", name, rows)
         _check_type(rows[name], value)
-    return loss.options.build({name: _convert(rows[name], value) for name, value in given.items()})
+    options = loss.options.build({name: _convert(rows[name], value) for name, value in given.items()})
+    options.check_effects()
+    return options
 
 
 def _check_type(row: OptionRow, value: Any) -> None:
