@@ -153,6 +153,35 @@ def test_chat_template_and_messages(model_a, tmp_path):
         run(model_a, tmp_path, messages, greedy)
 
 
+def test_a_template_brings_its_own_special_tokens_once(model_a, tmp_path):
+    """With a tokenizer that begins every text with <s>, and a template that writes it: one <s>, not two."""
+    import shutil
+
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(model_a, tmp_path / "model")
+    tok = AutoTokenizer.from_pretrained(folder)
+    first = [("<s>", tok.bos_token_id)]
+    tok.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", first)
+    tok.chat_template = "<s>" + tok.chat_template
+    tok.save_pretrained(folder)
+    tok = AutoTokenizer.from_pretrained(folder)
+    assert tok("red cat").input_ids[0] == tok.bos_token_id  # the tokenizer adds it by itself
+
+    def ids(**more):
+        settings = Settings(dtype="float32", device="cpu", batch_size="4", **more)
+        plan = plan_generation(resolve(str(folder)), ["red cat"], Sampling(), settings)
+        return plan.draws[0][-1].ids
+
+    messages = [{"role": "user", "content": "red cat"}]
+    chat = tok.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert chat.count(tok.bos_token_id) == 1
+    assert ids(chat_template=True) == chat
+    assert ids() == tok("red cat").input_ids
+    assert ids().count(tok.bos_token_id) == 1
+
+
 KILLED = """
 import json, os, pathlib, signal, sys
 from eval_harness.models.reference import resolve
