@@ -69,10 +69,8 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
     facts.append(("lm-eval version", ours.versions.get("lm_eval"), theirs.versions.get("lm_eval")))
     asked = dict.fromkeys((*ours.asked, *theirs.asked))
     facts += [(name, ours.settings.get(name), theirs.settings.get(name)) for name in asked]
-    shaping = [_prompting(result) for result in (ours, theirs)]
-    facts += [
-        (name, *(result.get(name) for result in shaping)) for name in dict.fromkeys(n for r in shaping for n in r)
-    ]
+    mine, other = _prompting(ours), _prompting(theirs)
+    facts += [(name, mine.get(name), other.get(name)) for name in dict.fromkeys((*mine, *other))]
     known = {(s.task, s.metric, s.is_group): (s.version, s.shots) for s in theirs.scores}
     # A score that one run lacks is a missing task or metric, reported as such later.
     facts += [

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from eval_harness.errors import UserError
-from eval_harness.models.answer_cache import FAILED
 from eval_harness.models.engine_options import remote_of, template_arguments, upstream_options
 from eval_harness.models.openai_client import Client, Refusals, RemoteError, chat_text, completion_text
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.resumable import resumable
 from eval_harness.models.settings import Settings
 from eval_harness.models.thinking import Thinking
+from eval_harness.types import NO_ANSWER as FAILED
 
 
 def endpoint_model(ref: ModelRef, settings: Settings, batch_size: int | str) -> Any:

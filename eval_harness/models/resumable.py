@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, ClassVar
 
-from eval_harness.models.answer_cache import FAILED, AnswerCache
+from eval_harness.models.answer_cache import AnswerCache
 from eval_harness.models.finite import FiniteScores, check_finite
 from eval_harness.models.thinking import Thinking, decode, marks_of
+from eval_harness.types import NO_ANSWER as FAILED
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from study.data import Pair
 
-LENGTH = 192  # tokens of prompt and response; longer ones lose their beginning, as the harness's judge cuts them
+LENGTH = (
+    192  # tokens of prompt and response; longer ones lose their beginning, as the harness's judge cuts them
+)
 PASSES, BATCH, RATE, DECAY = 30, 64, 1e-3, 0.05
 
 
