@@ -139,6 +139,11 @@ class LossOptions(Options):
         """The anchor's weight without an anchor."""
         return {} if self.anchor else {"anchor_weight": "anchor 0"}
 
+    @property
+    def learned(self) -> bool:
+        """Whether there is a mask module to train."""
+        return False
+
     def needs(self) -> Needs:
         """Work the adapter must do for this loss with these options."""
         return Needs(token_kl=self.anchor > 0)

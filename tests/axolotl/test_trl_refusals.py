@@ -6,11 +6,13 @@ import pytest
 from trl import DPOConfig, DPOTrainer
 from trl_runs import SPARSE
 
+from sparsepo_plugin import registry
 from sparsepo_plugin.adapters.trl import SparsePOTrainer, refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
 from sparsepo_plugin.adapters.trl.mask_training import refuse_sharding
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.losses import sparsepo
 from sparsepo_plugin.registry import get
 
 
@@ -153,3 +155,11 @@ def test_options_keep_presets_and_convert_integers():
     assert (found.init, found.mask_lr) == ("published", 1.0)
     assert isinstance(found.mask_lr, float)
     assert build_options(get("sparsepo"), {"mask_lr": None}).mask_lr is None
+
+
+def test_an_optimizer_is_checked_for_any_mask_with_parameters(refused, monkeypatch):
+    """A source may learn without reading hidden states; what counts is that it has something to train."""
+    source = registry.mask_sources()["uniform"]._replace(learned=True)
+    monkeypatch.setitem(sparsepo._SOURCES, "uniform", source)
+    message = refused(options={"source": "uniform"}, optim="lion_32bit")
+    assert message.startswith("optim: got lion_32bit, expected one of adamw_torch")

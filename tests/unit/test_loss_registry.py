@@ -79,6 +79,7 @@ def test_another_packages_loss_is_found_through_its_entry_point(tmp_path, monkey
 def test_a_loss_without_options_needs_nothing_but_the_reference():
     needs = registry.get("dpo").options().needs()
     assert (needs.reference, needs.token_kl, needs.hidden_states) == (True, False, False)
+    assert not registry.get("dpo").options().learned
     assert not any(row.default for row in option_rows(LossOptions) if row.kind is not str)
     needs = registry.get("sparsepo").options().needs()
     assert (needs.reference, needs.token_kl, needs.hidden_states) == (True, True, True)

@@ -81,7 +81,7 @@ def check(cfg: Any, trainer: str) -> str:
     for name in _PARALLEL:
         if cfg.get(name) and int(cfg[name]) > 1:
             raise UserError(f"{name}: got {cfg[name]}, expected 1: {_SHARDED}; drop {name}")
-    if options.needs().hidden_states:
+    if options.learned:
         _check_optimizer(cfg)
     return f"{loss.name}, {options}"
 

@@ -59,9 +59,8 @@ class PreferenceMixin(_Upstream):
             raise UserError(f"args: got {type(args).__name__}, expected a SparsePOConfig")
         refusals.check(args)
         self.preference_objective = _objective(model, ref_model, args)
-        learned = self.preference_objective.needs.hidden_states
         custom = options.get("optimizer_cls_and_kwargs") or next(iter(options.get("optimizers", ())), None)
-        if learned:
+        if self.preference_objective.options.learned:
             refusals.check_optimizer(args, custom)
         super().__init__(model, ref_model, args, *rest, **options)
         refuse_sharding(self.accelerator.distributed_type)
@@ -107,8 +106,8 @@ class PreferenceMixin(_Upstream):
         outputs: list[Any] = []
 
         def call(**asked: Any) -> Any:
-            outputs.append(model(**passed, **router, **asked))
-            return outputs[-1]
+            outputs[:] = [model(**passed, **router, **asked)]
+            return outputs[0]
 
         step = self._preference_step
         policy = step.run_policy(call, window, all_logits=return_outputs)
@@ -118,8 +117,8 @@ class PreferenceMixin(_Upstream):
         self._collect_metrics(result, ids, window, inputs["attention_mask"].sum(), training=training)
         loss = result.loss
         if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs[-1].aux_loss
-        return (loss, outputs[-1]) if return_outputs else loss
+            loss = loss + self.router_aux_loss_coef * outputs[0].aux_loss
+        return (loss, outputs[0]) if return_outputs else loss
 
     def _run_reference(self, passed: dict[str, Any], window: ResponseWindow) -> ModelOutput | None:
         """Run the reference, if the loss needs one: its own model, or the policy with its adapter off."""
