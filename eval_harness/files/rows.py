@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
         try:
             row = json.loads(part) if isinstance(part, str) else part
             if not isinstance(row, dict):
-                raise ValueError(f"a {type(row).__name__}")
+                raise ValueError(f"{type(row).__name__} instead of an object")
         except ValueError as error:
             raise UserError(
                 "unreadable data file",

@@ -35,17 +35,14 @@ from eval_harness.stats.paired import NO_TEST, Paired, paired
 from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 
+Items = dict[str, list[PairedItem]]  # by task
 FLIPS = 25  # of either kind, per gate
 FEW_CLUSTERS = 30  # effective ones; below, hardly any drop of a whole cluster can be excluded
 UNEVEN = 0.8  # effective clusters per cluster, below which sizes differ enough to matter
 
 
 def decide(
-    candidate: FinishedRun,
-    baseline: FinishedRun,
-    file: GateFile,
-    undecided: Mapped = "exit",
-    flips: int = FLIPS,
+    candidate: FinishedRun, baseline: FinishedRun, file: GateFile, undecided: Mapped = "exit"
 ) -> Decision:
     """Compare two runs by the gates of a file.
 
@@ -54,7 +51,6 @@ def decide(
       baseline: what it is measured against.
       file: gates and alpha.
       undecided: what UNDECIDED means: exit, pass or fail.
-      flips: documents kept per gate and kind for the report.
 
     Raises:
       UserError: anything that keeps the runs from being compared item by item; never a verdict.
@@ -67,7 +63,7 @@ def decide(
         pooled = [pair for task in gate.select(list(pairs)) for pair in pairs[task]]
         verdict = _verdict(gate, one, len(pooled), p_holm, file)
         gates.append(_judged_enough(verdict, pooled, candidate.result))
-        chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better, flips)
+        chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
     ours = candidate.result
     return Decision(
         verdict=overall(tuple(gates)),
@@ -90,9 +86,7 @@ def _run_id(result: SuiteResult) -> RunId:
     return RunId(result.model.label, result.model.weights, result.key, result.started)
 
 
-def _notes(
-    candidate: FinishedRun, baseline: FinishedRun, file: GateFile, pairs: dict[str, list[PairedItem]]
-) -> list[str]:
+def _notes(candidate: FinishedRun, baseline: FinishedRun, file: GateFile, pairs: Items) -> list[str]:
     notes = differences(candidate.result, baseline.result)
     covered = {task for gate in file.gates for task in gate.select(list(pairs))}
     if free := [task for task in pairs if task not in covered]:
@@ -109,11 +103,7 @@ class _Measured(NamedTuple):
 
 
 def _measure(
-    gate: Gate,
-    pairs: dict[str, list[PairedItem]],
-    candidate: FinishedRun,
-    baseline: FinishedRun,
-    alpha: float,
+    gate: Gate, pairs: Items, candidate: FinishedRun, baseline: FinishedRun, alpha: float
 ) -> _Measured:
     tasks = gate.select(list(pairs))
     metric = gate.metric or _main_metric(gate, tasks, baseline.result)
@@ -224,7 +214,7 @@ def needed(compared: Paired, items: int, margin: float, file: GateFile) -> int |
     return max(items + 1, math.ceil(count * items / compared.n))
 
 
-def _flips(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: bool, most: int) -> list[Flip]:
+def _flips(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: bool) -> list[Flip]:
     """Documents that changed most, lost ones first; ties in document order."""
     lost: list[Flip] = []
     gained: list[Flip] = []
@@ -251,7 +241,7 @@ def _flips(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: bo
             *(tuple(side.evidence.get(metric.partition(",")[0], ())) for side in reversed(pair)),
         )
         (lost if change == "lost" else gained).append(flip)
-    return sorted(lost, key=_change)[:most] + sorted(gained, key=_change)[:most]
+    return sorted(lost, key=_change)[:FLIPS] + sorted(gained, key=_change)[:FLIPS]
 
 
 def _change(flip: Flip) -> float:

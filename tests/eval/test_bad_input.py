@@ -109,7 +109,7 @@ def with_file(data, tmp_path, text):
         ("", "empty data"),
         ('{"question": "x"}\n', r"wrong columns for leaderboard_bbh_boolean_expressions"),
         ("no json\n", "unreadable data file"),
-        ("[1]\n", "wrong columns"),
+        ("[1]\n", "row 1: int instead of an object"),
     ],
 )
 def test_bad_data_files(refused, model_a, data, tmp_path, text, message):

@@ -240,4 +240,5 @@ def test_a_token_beyond_the_embedding_that_nothing_uses_is_no_fault(copy):
 def test_the_engine_refuses_nothing_that_fits(adapter):
     from eval_harness.models.settings import Settings
 
-    assert engines.load_engine(resolve(str(adapter)), Settings(device="cpu", dtype="float32"))
+    settings = Settings(device="cpu", dtype="float32")
+    assert engines.load_engine(resolve(str(adapter)), settings, lambda cls: cls)

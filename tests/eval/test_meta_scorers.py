@@ -182,7 +182,7 @@ def test_meta_still_prints_a_models_identity(model_a, capsys):
         ({"summary": None}, "summary is NoneType"),
         ({"document": " "}, "document is empty"),
         ({"score": "high"}, "score 'high'"),
-        ("[1]", "line 1: a list"),
+        ("[1]", "row 1: int instead of an object"),
         ("{", "unreadable data"),
         ("", "empty data file"),
         (None, "no such data file"),

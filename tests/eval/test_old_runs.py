@@ -16,7 +16,7 @@ from .conftest import REPO
 OLD = REPO / "tests" / "fixtures" / "runs_schema_1"
 SUITES = ("reasoning", "faithfulness", "win_rate")
 # What the statistics make of the same numbers is theirs to test; everything else must be equal.
-INFERRED = ("stderr", "low", "high", "p", "method", "variance", "design_effect")
+INFERRED = ("stderr", "low", "high", "p", "method", "variance", "design_effect", "effective")
 
 
 @pytest.fixture(params=SUITES)
@@ -29,7 +29,8 @@ def decided(data):
     gates = []
     for gate in data["gates"]:
         measured = {key: value for key, value in gate["paired"].items() if key not in INFERRED}
-        gates.append({**gate, "paired": measured, "p_holm": None, "needed": None})
+        notes = [note for note in gate["notes"] if "clusters" not in note]
+        gates.append({**gate, "paired": measured, "notes": notes, "p_holm": None, "needed": None})
     return {**data, "gates": gates}
 
 

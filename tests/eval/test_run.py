@@ -108,7 +108,7 @@ def test_scores_follow_from_the_items_and_the_result_is_complete(cli, model_a, t
     # IFEval was made with the stand-in for punkt and with fewer new tokens, and says so
     marks = {s.task: s.comparable for s in result.scores}
     assert not marks["leaderboard_ifeval"]
-    assert not marks["group:ifeval"]
+    assert not marks["ifeval"]
     assert marks[BBH]
     assert any("punkt" in note for note in result.notes)
 

@@ -7,7 +7,6 @@ from eval_harness.faithfulness.examples import Against, Example, Metric, ScoredE
 from eval_harness.faithfulness.networks.encoder import Embedded, choose_layer, encoder
 from eval_harness.faithfulness.networks.loading import find_model, model_hash
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.files.configs import Text
 
 _AT_ONCE = 32  # cases embedded together: bounds the memory of their vectors
 
@@ -36,7 +35,7 @@ class BertScore(Scorer):
         Metric("bertscore_recall", low=-1.0, main=False),
     )
     paths: ClassVar[frozenset[str]] = frozenset({"model"})
-    model: Text = "roberta-large"
+    model: str = "roberta-large"
     layer: int = 0
     against: Against = "reference"
 

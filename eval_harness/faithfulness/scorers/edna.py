@@ -10,7 +10,6 @@ from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, S
 from eval_harness.faithfulness.networks.convolution import WEIGHTS, load_convolution, weights_path
 from eval_harness.faithfulness.networks.entailment import MODEL, Entailment, Image, count_pairs
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.files.configs import Text
 from eval_harness.models.identity import hash_files
 
 
@@ -31,10 +30,10 @@ class Edna(Scorer):
     )
     least_samples: ClassVar[int] = 2
     paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
-    model: Text = MODEL
-    weights: Text = WEIGHTS
+    model: str = MODEL
+    weights: str = WEIGHTS
     entailment: Literal["summac-conv", "summac-zs"] = "summac-conv"
-    labels: Text = ""
+    labels: str = ""
     document_sentences: int = 100
 
     def _entailment(self) -> Entailment:

@@ -11,7 +11,6 @@ from eval_harness.faithfulness.examples import Evidence, Example, Metric, Scored
 from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.faithfulness.text.sentences import split_sentences
 from eval_harness.faithfulness.text.words import nearest
-from eval_harness.files.configs import Text
 from eval_harness.judges import Answer, Judge, Question, ask, read_judge
 from eval_harness.judges.types import FAILED
 from eval_harness.models.answer_store import AnswerStore
@@ -31,10 +30,10 @@ class LlmJudge(Scorer):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("llm_judge", threshold=0.5),)
     paths: ClassVar[frozenset[str]] = frozenset({"judge", "url", "model"})
-    judge: Text = "http"
-    url: Text = ""
-    model: Text = ""
-    template: Text = "faithful"
+    judge: str = "http"
+    url: str = ""
+    model: str = ""
+    template: str = "faithful"
     by_sentence: bool = False
 
     def _judge(self) -> Judge:

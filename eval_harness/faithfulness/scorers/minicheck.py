@@ -11,7 +11,6 @@ from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.faithfulness.text.chunks import chunk_document, cut_long
 from eval_harness.faithfulness.text.sentences import split_sentences
 from eval_harness.faithfulness.text.words import nearest
-from eval_harness.files.configs import Text
 
 _WORDS, _TOKENS = 500, 400  # of a chunk, as published for T5 and for classifiers
 _SPARE = 8  # special tokens and the prefix
@@ -33,8 +32,8 @@ class MiniCheck(Scorer):
         Metric("minicheck_mean", threshold=0.5, main=False),
     )
     paths: ClassVar[frozenset[str]] = frozenset({"model"})
-    model: Text = "lytang/MiniCheck-Flan-T5-Large"
-    labels: Text = ""
+    model: str = "lytang/MiniCheck-Flan-T5-Large"
+    labels: str = ""
     chunk: int = 0
 
     def check(self) -> None:

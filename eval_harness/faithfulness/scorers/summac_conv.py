@@ -19,7 +19,6 @@ from eval_harness.faithfulness.networks.entailment import (
     proof,
 )
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.files.configs import Text
 from eval_harness.models.identity import hash_files
 
 
@@ -35,9 +34,9 @@ class SummacConv(Scorer):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_conv", threshold=0.5),)
     paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
-    model: Text = MODEL
-    weights: Text = WEIGHTS
-    labels: Text = ""
+    model: str = MODEL
+    weights: str = WEIGHTS
+    labels: str = ""
     document_sentences: int = 100
 
     def _entailment(self) -> Entailment:

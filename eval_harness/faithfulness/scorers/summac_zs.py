@@ -13,7 +13,6 @@ from eval_harness.faithfulness.networks.entailment import (
     proof,
 )
 from eval_harness.faithfulness.registry import register_scorer
-from eval_harness.files.configs import Text
 
 
 @register_scorer("summac-zs")
@@ -28,8 +27,8 @@ class SummacZs(Scorer):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_zs", low=-1.0, threshold=0.0),)
     paths: ClassVar[frozenset[str]] = frozenset({"model"})
-    model: Text = MODEL
-    labels: Text = ""
+    model: str = MODEL
+    labels: str = ""
     contradiction: bool = True
     document_sentences: int = 100
 
