@@ -46,11 +46,14 @@ def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: floa
         if masks.kl_mask is not None:
             masked = torch.where(response, masks.kl_mask * stats.token_kl, 0.0)
             _split(by_pair, "masked_sequence_kl", masked.sum(-1))
-    sums = {name: MetricSum(_sum(value), value.numel()) for name, value in by_pair.items()}
+    pairs = torch.full((), float(len(output.losses)), dtype=torch.float64, device=response.device)
+    sums = {name: (_sum(value), pairs) for name, value in by_pair.items()}
     for name, mask in (("reward_mask", masks.reward_mask), ("kl_mask", masks.kl_mask)):
         if mask is not None:
             sums |= _mask_metrics(name, mask.detach(), response)
-    return sums
+    # All of them in one copy: a GPU is waited for once.
+    values = torch.stack([part for parts in sums.values() for part in parts]).view(-1, 2).tolist()
+    return {name: MetricSum(*row) for name, row in zip(sums, values)}
 
 
 def _win(margin: Tensor) -> Tensor:
@@ -61,21 +64,21 @@ def _split(by_pair: dict[str, Tensor], name: str, values: Tensor) -> None:
     by_pair[f"chosen_{name}"], by_pair[f"rejected_{name}"] = values.chunk(2)
 
 
-def _sum(value: Tensor) -> float:
-    return float(value.detach().double().sum())
+def _sum(value: Tensor) -> Tensor:
+    return value.detach().double().sum()
 
 
-def _mask_metrics(name: str, mask: Tensor, response: Tensor) -> dict[str, MetricSum]:
+def _mask_metrics(name: str, mask: Tensor, response: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     on_response = torch.where(response, mask, 0.0)
-    tokens = float(response.sum())
-    zeros = float(((mask == 0) & response).sum())
+    tokens = _sum(response)
+    rows = torch.full_like(tokens, float(len(mask)))
     sums = {
-        f"{name}_sparsity": MetricSum(zeros, tokens),
-        f"{name}_mean": MetricSum(_sum(on_response), tokens),
-        f"{name}_l1": MetricSum(_sum(on_response.abs()), len(mask)),
+        f"{name}_sparsity": (_sum((mask == 0) & response), tokens),
+        f"{name}_mean": (_sum(on_response), tokens),
+        f"{name}_l1": (_sum(on_response.abs()), rows),
     }
     for side, values, kept in zip(("chosen", "rejected"), on_response.chunk(2), response.chunk(2)):
-        sums[f"{side}_{name}_mean"] = MetricSum(_sum(values), float(kept.sum()))
+        sums[f"{side}_{name}_mean"] = (_sum(values), _sum(kept))
     return sums
 
 

@@ -186,7 +186,7 @@ def feature_mean(activation: Tensor) -> Tensor:
         [rows * seq, features], which gives [rows * seq].
     """
     axes = (1, 3) if activation.ndim == 4 else (-1,)
-    return activation.to(torch.promote_types(torch.float32, activation.dtype)).mean(axes)
+    return activation.mean(axes, dtype=torch.promote_types(torch.float32, activation.dtype))
 
 
 class Recorder:
@@ -251,9 +251,9 @@ class Recorder:
         def hook(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             hidden = inputs[0].detach().float()
             matrix: Tensor = head.weight  # type: ignore[assignment]
-            weight = matrix.detach().float().mean(0)
+            weight = matrix.detach().mean(0, dtype=torch.float32)
             bias = getattr(head, "bias", None)
-            shift = 0.0 if bias is None else bias.detach().float().mean()
+            shift = 0.0 if bias is None else bias.detach().mean(dtype=torch.float32)
             self.means[site.name] = hidden @ weight + shift
             self.features[site.name] = matrix.shape[0]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin.forward.head_weights import HeadWeights, LogitMap
@@ -69,12 +70,14 @@ class CapturedStates:
       hidden: final hidden states at the index, [n, hidden]; None if the head was not called as expected.
       calls: how often the head was called.
       everything: final hidden states of all positions, [rows, seq, hidden].
+      autocast: the dtype in which autocast had the head multiply; None without autocast.
     """
 
     def __init__(self, index: Tensor) -> None:
         self._index, self.calls = index, 0
         self.hidden: Tensor | None = None
         self.everything: Tensor | None = None
+        self.autocast: torch.dtype | None = None
         self._grid: Tensor | None = None
 
     def take_input(self, compute: bool) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
@@ -84,7 +87,9 @@ class CapturedStates:
             self.calls += 1
             if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim != 3:
                 return None
-            self.everything = inputs[0]
+            self.everything, device = inputs[0], inputs[0].device.type
+            if torch.is_autocast_enabled(device):
+                self.autocast = torch.get_autocast_dtype(device)
             self.hidden = self.everything.flatten(0, 1).index_select(0, self._index)
             return (self.hidden[None] if compute else self.everything[:1, :1].detach(),)
 

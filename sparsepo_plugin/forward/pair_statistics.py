@@ -37,8 +37,8 @@ def statistics(
       with_kl: compute the token KL.
       sharding: how the reference is spread over processes.
     """
-    rows, columns = policy.window.predicting()
-    targets = policy.window.labels[:, 1:][rows, columns]
+    places = policy.window.predicting()
+    targets = policy.window.labels[:, 1:][places]
     fused = policy.states is not None and (reference is None or reference.states is not None)
     if fused:
         values = _fused(policy, reference, targets, with_kl, sharding)
@@ -46,7 +46,7 @@ def statistics(
         logits, index = _logits(policy)
         other, other_index = (None, index) if reference is None else _logits(reference)
         values = statistics_at(logits, other, index, other_index, targets, with_kl=with_kl)
-    return spread(values, policy.window.labels[:, 1:] != IGNORE_INDEX)
+    return spread(values, policy.window.labels[:, 1:] != IGNORE_INDEX, places)
 
 
 def _fused(
@@ -63,10 +63,14 @@ def _fused(
         assert reference.states is not None
         assert reference.head is not None
         open_head = functools.partial(sharding.open_head, reference.head)
-        rows = ReferenceRows(reference.states, open_head, reference.logit_map, sharding.collective)
+        rows = ReferenceRows(
+            reference.states, open_head, reference.logit_map, sharding.collective, reference.autocast
+        )
 
     def compute(states: Tensor, weights: HeadWeights) -> Sequence[Tensor]:
-        values = fused_statistics(states, weights, targets, rows, with_kl=with_kl, logit_map=policy.logit_map)
+        values = fused_statistics(
+            states, weights, targets, rows, with_kl=with_kl, logit_map=policy.logit_map, dtype=policy.autocast
+        )
         return tuple(value for value in values if value is not None)
 
     values = iter(call_head(policy.head, policy.states, compute))
@@ -81,7 +85,9 @@ def _logits(output: ModelOutput) -> tuple[Tensor, Tensor]:
         return output.logits, output.positions
     assert output.states is not None
     assert output.head is not None
-    logits = output.logit_map.image(output.head(output.states[None])[0])
+    device, dtype = output.states.device.type, output.autocast
+    with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+        logits = output.logit_map.image(output.head(output.states[None])[0])
     return logits, torch.arange(len(logits), device=logits.device)
 
 

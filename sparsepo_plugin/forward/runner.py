@@ -40,6 +40,7 @@ class ModelOutput(NamedTuple):
       hidden_states: of blocks 1..L, each [2 * pairs, width, hidden]; empty if not asked for.
       aux_loss: the model's own auxiliary loss, or 0.
       activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
+      autocast: the dtype in which autocast had the head multiply, or None.
     """
 
     window: ResponseWindow
@@ -51,6 +52,7 @@ class ModelOutput(NamedTuple):
     hidden_states: tuple[Tensor, ...]
     aux_loss: Any = 0
     activations: Mapping[str, Tensor] = MappingProxyType({})
+    autocast: torch.dtype | None = None
 
     def first_rows(self, rows: int) -> ModelOutput:
         """The statistics' part of the first rows of the window."""
@@ -123,7 +125,9 @@ class ForwardRunner:
         finally:
             recorder.remove()
         means = self._sharding.mean_over_shards(recorder.take(), recorder.features)
-        activations.update((name, window.take(value)) for name, value in means.items())
+        # One gather for all sites, which a model has hundreds of.
+        cut = torch.stack(list(means.values()), -1).flatten(0, 1)[window.source]
+        activations.update(zip(means, cut.unbind(-1)))
 
     def _read(self, call: Callable[..., Any], window: ResponseWindow) -> ModelOutput:
         rows, columns = window.predicting()
@@ -138,8 +142,10 @@ class ForwardRunner:
         states = captured.hidden if self.mode == "auto" and captured is not None else None
         if self.mode == "rows":
             index = torch.arange(len(index), device=index.device)
+        head, autocast = self._head_hook.head, None if captured is None else captured.autocast
+        logit_map = self._map or LogitMap()
         return ModelOutput(
-            window, index, logits, states, self._map or LogitMap(), self._head_hook.head, hidden_states, aux
+            window, index, logits, states, logit_map, head, hidden_states, aux, autocast=autocast
         )
 
     def _capturing(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 
 
-class ResponseWindow(NamedTuple):
+class _Fields(NamedTuple):
+    source: Tensor
+    token_ids: Tensor
+    labels: Tensor
+
+
+class ResponseWindow(_Fields):
     """Where the positions of the responses lie in what a model computed.
 
     Column 0 of a row is the position that predicts the first response token; columns 1.. are the response
@@ -23,16 +30,17 @@ class ResponseWindow(NamedTuple):
       labels: response token ids, -100 at column 0 and on padding, same shape.
     """
 
-    source: Tensor
-    token_ids: Tensor
-    labels: Tensor
-
     def take(self, value: Tensor) -> Tensor:
         """Cut the window out of values [rows, seq, ...] of the model's layout: [2 * pairs, width, ...]."""
         return value.flatten(0, 1)[self.source]
 
     def predicting(self) -> tuple[Tensor, Tensor]:
         """Coordinates in [2 * pairs, width - 1] of the positions that predict a response token."""
+        return self._predicting
+
+    @cached_property
+    def _predicting(self) -> tuple[Tensor, Tensor]:
+        # Once for both models and the loss: a GPU must wait until the number of places is known.
         rows, columns = (self.labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
         return rows, columns
 

@@ -44,10 +44,11 @@ def activation_mask(recordings: Mapping[str, Tensor], response_mask: Tensor) -> 
                 f"recording {name!r} must be [rows, seq] with seq - 1 = {response_mask.shape[1]}: "
                 f"got {tuple(value.shape)}"
             )
-        groups.setdefault(group, []).append(rescale(value[:, :-1], response_mask))
+        groups.setdefault(group, []).append(value[:, :-1])
     if not groups:
         raise ValueError("activation_mask needs at least one recording: got none")
-    means = [torch.stack(values).mean(0) for values in groups.values()]
+    # The sites of a group at once: one by one, hundreds of them would be thousands of small operations.
+    means = [rescale(torch.stack(values), response_mask).mean(0) for values in groups.values()]
     return torch.stack(means).mean(0)
 
 

@@ -13,6 +13,7 @@ from sparsepo_plugin.forward.pair_statistics import statistics
 from sparsepo_plugin.forward.runner import HEAD_MODES, ForwardRunner
 from sparsepo_plugin.forward.statistics import LogitMap
 from sparsepo_plugin.forward.statistics.reference import statistics_at
+from sparsepo_plugin.forward.statistics.sides import Side
 from sparsepo_plugin.forward.window import response_window
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -220,3 +221,45 @@ def test_a_position_that_predicts_two_tokens_gets_both_gradients():
         (found.policy_logps.sum() + found.token_kl.square().sum()).backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["auto", "rows"])
+def test_a_head_under_autocast_is_multiplied_in_its_dtype(mode, batch):
+    """Float32 weights, a trainer's bfloat16 autocast: products in float32 cost a GPU ten times as much."""
+    policy, reference = model_of("llama", 1), model_of("llama", 2)
+
+    def under_autocast(model):
+        plain = call_of(model, batch)
+
+        def call(**asked):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return plain(**asked)
+
+        return call
+
+    seen = []
+    side_of = Side.of.__func__
+
+    def noted(cls, *given):
+        side = side_of(cls, *given)
+        seen.append(side.dtype)
+        return side
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Side, "of", classmethod(noted))
+        outputs = [ForwardRunner(m, mode=mode).read(under_autocast(m), batch[2]) for m in (policy, reference)]
+        found = statistics(*outputs, with_kl=True)
+        found.policy_logps.sum().backward()
+    assert [output.autocast for output in outputs] == [torch.bfloat16] * 2
+    if mode == "auto":
+        assert outputs[0].states.dtype == torch.float32
+        assert set(seen) == {torch.bfloat16}
+    # DistributedDataParallel's policy gives logits and its reference states: the head is called for them.
+    mixed = statistics(
+        ForwardRunner(policy, mode="rows").read(under_autocast(policy), batch[2]), outputs[1], with_kl=True
+    )
+    plain = read(policy, reference, batch, "off")[0]
+    for other in (found, mixed):
+        torch.testing.assert_close(other.policy_logps, plain.policy_logps, atol=5e-2, rtol=0)
+        torch.testing.assert_close(other.token_kl, plain.token_kl, atol=5e-2, rtol=0)
+    assert ForwardRunner(policy, mode=mode).read(call_of(policy, batch), batch[2]).autocast is None

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsepo_plugin import cli
 from sparsepo_plugin.demo import tiny
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.forward.activations import GROUPS, Recorder, find_sites, parse_groups
+from sparsepo_plugin.forward.activations import GROUPS, Recorder, feature_mean, find_sites, parse_groups
 from sparsepo_plugin.losses.mapo import MaPOOptions
 from sparsepo_plugin.masks.activation import ActivationMasks, activation_mask
 from sparsepo_plugin.types import ReferenceState
@@ -192,3 +192,34 @@ def test_ls_sites_shows_them_from_the_configuration_alone(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_feature_mean_copies_no_activation():
+    """The mean is in float32 without the activation in float32; all sites are cut and rescaled at once."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest, operations = [0], [0]
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            operations[0] += 1
+            if isinstance(out, torch.Tensor) and out.is_floating_point():
+                largest[0] = max(largest[0], out.numel())
+            return out
+
+    activation = torch.randn(3, 40, 64, dtype=torch.bfloat16)
+    with Sizes():
+        mean = feature_mean(activation)
+    torch.testing.assert_close(mean, activation.float().mean(-1), atol=1e-6, rtol=1e-5)
+    assert mean.dtype == torch.float32
+    assert largest[0] == mean.numel()
+    counts = []
+    for sites in (4, 400):
+        recordings = {f"mlp.site_{number}": torch.randn(4, 9) for number in range(sites)}
+        operations[0] = 0
+        with Sizes():
+            activation_mask(recordings, torch.ones(4, 8, dtype=torch.bool))
+        counts.append(operations[0])
+    # A view and a part of a stack for each; not the ten of rescaling.
+    assert counts[1] - counts[0] <= 4 * 396

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from sparsepo_plugin.adapters.openrlhf import checkpoints
+from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags
+from sparsepo_plugin.demo import tiny
 from sparsepo_plugin.errors import UserError
 
 
@@ -138,3 +140,27 @@ def test_the_identity_holds_what_changes_the_numbers_and_nothing_else():
     assert one["loss"] is None
     assert checkpoints.identity(arguments(max_len=7), None) != one
     assert json.loads(json.dumps(one)) == one
+
+
+def test_a_run_with_flash_attention_is_exported_where_it_is_not_installed(tmp_path):
+    tokenizer = tiny.build_tokenizer([f"w{number}" for number in range(30)])
+    model = tiny.build_model(tokenizer, hidden_size=16, heads=2)
+    tiny.save_tiny(tmp_path / "base", model, tokenizer)
+    arguments = flags.parse(
+        [
+            "--model.model_name_or_path",
+            str(tmp_path / "base"),
+            "--ds.param_dtype",
+            "fp32",
+            "--data.dataset",
+            "x",
+        ]
+    ).arguments
+    arguments.ds.attn_implementation = "flash_attention_2"
+    plan = checkpoints.blueprint(arguments, None)
+    assert plan["actor"]["attn_implementation"] == "flash_attention_2"
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    export._write_policy(plan, state, tmp_path / "out", False)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight + 1)
+    assert "flash" not in (tmp_path / "out/config.json").read_text()

@@ -95,7 +95,9 @@ def _write_policy(plan: dict[str, Any], state: dict[str, Tensor], folder: Path, 
     from openrlhf.models import Actor
     from openrlhf.utils import get_tokenizer
 
-    model: Any = build_actor(Actor, plan["model"], **plan["actor"]).model
+    # No attention is computed, and the run's kernel need not be installed here.
+    actor = {**plan["actor"], "attn_implementation": "eager"}
+    model: Any = build_actor(Actor, plan["model"], **actor).model
     tokenizer = get_tokenizer(plan["model"], model, "right", None, use_fast=plan["fast_tokenizer"])
     _load(model, state, lora=bool(plan["actor"]["lora_rank"]))
     if merge:

@@ -11,27 +11,32 @@ import torch
 from sparsepo_plugin.errors import UserError
 
 
-def check_modes(arguments: SimpleNamespace, chosen: str | None, processes: int) -> None:
+def check_modes(
+    arguments: SimpleNamespace, chosen: str | None, processes: int, *, elsewhere: bool = False
+) -> None:
     """Refuse what would fail later, or train something else than was asked for.
 
     Args:
       arguments: upstream's arguments.
       chosen: the registered loss, as "--loss NAME"; None for upstream's own.
       processes: number of processes of the run.
+      elsewhere: the run's processes are on other machines: what this one has says nothing of them.
 
     Raises:
       UserError: the first such mode.
     """
+    cuda = elsewhere or torch.cuda.is_available()
     if arguments.ds.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"--ds.zero_stage: got {arguments.ds.zero_stage}, expected 0, 1, 2 or 3")
     if arguments.data.length_batching and chosen is None:
         raise UserError("--data.length_batching: got upstream's own loss, expected --loss NAME, such as dpo")
-    _check_attention(arguments.ds)
-    _check_ring_attention(arguments.ds, chosen)
-    _check_precision(arguments.ds)
+    if not elsewhere:
+        _check_attention(arguments.ds)
+    _check_ring_attention(arguments.ds, chosen, elsewhere)
+    _check_precision(arguments.ds, cuda)
     _check_quantisation(arguments.ds)
     _check_tensor_parallel(arguments.ds, processes)
-    _check_compilers(arguments.ds)
+    _check_compilers(arguments.ds, cuda, elsewhere)
     _check_muon(arguments)
 
 
@@ -74,7 +79,7 @@ def _check_attention(ds: SimpleNamespace) -> None:
         raise UserError(f"{flag}: the package flash-attn is not installed; expected it, or sdpa or eager")
 
 
-def _check_ring_attention(ds: SimpleNamespace, chosen: str | None) -> None:
+def _check_ring_attention(ds: SimpleNamespace, chosen: str | None, elsewhere: bool) -> None:
     if ds.ring_attn_size == 1:
         return
     flag = f"--ds.ring_attn_size {ds.ring_attn_size}"
@@ -83,12 +88,12 @@ def _check_ring_attention(ds: SimpleNamespace, chosen: str | None) -> None:
             f"{flag} with {chosen}: got ring attention, expected 1; shorten --data.max_len instead, or use "
             f"--ds.zero_stage 3 with --model.gradient_checkpointing_enable"
         )
-    if not torch.cuda.is_available() or not _installed("ring_flash_attn"):
+    if not elsewhere and not (torch.cuda.is_available() and _installed("ring_flash_attn")):
         raise UserError(f"{flag} needs CUDA and the packages flash-attn and ring-flash-attn: expected 1 here")
 
 
-def _check_precision(ds: SimpleNamespace) -> None:
-    if ds.param_dtype == "fp16" and not torch.cuda.is_available():
+def _check_precision(ds: SimpleNamespace, cuda: bool) -> None:
+    if ds.param_dtype == "fp16" and not cuda:
         raise UserError("--ds.param_dtype fp16 needs CUDA: expected bf16 or fp32")
 
 
@@ -142,8 +147,8 @@ def _check_muon(arguments: SimpleNamespace) -> None:
         )
 
 
-def _check_compilers(ds: SimpleNamespace) -> None:
-    if ds.deepcompile and not torch.cuda.is_available():
+def _check_compilers(ds: SimpleNamespace, cuda: bool, elsewhere: bool) -> None:
+    if ds.deepcompile and not cuda:
         raise UserError("--ds.deepcompile needs CUDA: drop it")
-    if ds.use_liger_kernel and not _installed("liger_kernel"):
+    if ds.use_liger_kernel and not elsewhere and not _installed("liger_kernel"):
         raise UserError("--ds.use_liger_kernel needs the package liger-kernel: not installed")

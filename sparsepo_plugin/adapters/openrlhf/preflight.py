@@ -47,16 +47,16 @@ class Examined(NamedTuple):
     notes: list[str]
 
 
-def check(parsed: Parsed, processes: int | None = None) -> ConfiguredLoss | None:
+def check(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False) -> ConfiguredLoss | None:
     """Check a run as ``examine`` does.
 
     Returns:
       The objective of the chosen loss, or None for upstream's own.
     """
-    return examine(parsed, processes).objective
+    return examine(parsed, processes, elsewhere=elsewhere).objective
 
 
-def examine(parsed: Parsed, processes: int | None = None) -> Examined:
+def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False) -> Examined:
     """Check arguments, models, data and output folder; rows of data go to the datasets cache.
 
     Args:
@@ -64,6 +64,7 @@ def examine(parsed: Parsed, processes: int | None = None) -> Examined:
         files, a prompt column that was not named, the text of a chat template given as a file, an attention
         kernel that the model has.
       processes: number of processes the run will have; default: what the launcher says.
+      elsewhere: they are on other machines, which have devices and packages of their own.
 
     Raises:
       UserError: the first thing found wrong.
@@ -73,7 +74,7 @@ def examine(parsed: Parsed, processes: int | None = None) -> Examined:
     chosen = None if parsed.loss is None else parsed.loss.name
     option_ranges.check_ranges(arguments)
     _check_options(arguments, parsed)
-    mode_check.check_modes(arguments, chosen and f"--loss {chosen}", processes)
+    mode_check.check_modes(arguments, chosen and f"--loss {chosen}", processes, elsewhere=elsewhere)
     option_ranges.check_effects(arguments, parsed.options.record if parsed.options else 0, chosen)
     _check_batch(arguments, processes)
     _check_output(Path(arguments.ckpt.output_dir))

@@ -12,11 +12,12 @@ from typing import Any
 from sparsepo_plugin.adapters.openrlhf import flags, preflight
 from sparsepo_plugin.errors import RunFailedError, UserError
 
-# Passed on to the actors, whose nodes may have another environment.
+# Passed on to the actors, whose nodes may have another environment; so is what begins with the latter.
 _ENVIRONMENT = (
-    "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "TOKENIZERS_PARALLELISM",
-    "PYTHONPATH", "DS_ACCELERATOR", "NCCL_DEBUG", "WANDB_API_KEY",
+    "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "HF_TOKEN", "TOKENIZERS_PARALLELISM",
+    "PYTHONPATH", "DS_ACCELERATOR", "WANDB_API_KEY", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
 )  # fmt: skip
+_FAMILIES = ("NCCL_", "GLOO_")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -37,18 +38,39 @@ def run(argv: Sequence[str]) -> None:
             f"--ray.num_nodes {options.num_nodes} --ray.gpus_per_node {options.gpus_per_node}: "
             f"expected at least 1 of each"
         )
-    preflight.check(parsed, processes)
+    # Where a cluster is named its nodes are other machines: a driver needs no GPU, and its own says nothing.
+    preflight.check(parsed, processes, elsewhere=bool(options.address))
     ray = _connect(options, processes)
     actors: list[Any] = []
     try:
         group = _start(ray, options, processes)
         actors = group._actor_handlers
-        _wait(ray, group.async_run_method("train", list(argv)))
+        _wait(ray, group.async_run_method("train", with_absolute_config(argv), os.getcwd()))
     finally:
         # After a success they have nothing left to do, after a failure they wait for each other for ever.
         for actor in actors:
             ray.kill(actor)
         ray.shutdown()
+
+
+def environment() -> dict[str, str]:
+    """Variables of this process that actors get too."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith(_FAMILIES)
+    }
+
+
+def with_absolute_config(argv: Sequence[str]) -> list[str]:
+    """A command line whose configuration file is found from any folder."""
+    found = list(argv)
+    for place, word in enumerate(found):
+        if word == "--config" and place + 1 < len(found):
+            found[place + 1] = os.path.abspath(found[place + 1])
+        elif word.startswith("--config="):
+            found[place] = f"--config={os.path.abspath(word.removeprefix('--config='))}"
+    return found
 
 
 def _connect(options: SimpleNamespace, processes: int) -> Any:
@@ -57,8 +79,7 @@ def _connect(options: SimpleNamespace, processes: int) -> Any:
     except ImportError:
         raise UserError("--ray: ray is not installed, expected ray==2.55.0; run `make install`") from None
     _check_reachable(options.address)
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    common: dict[str, Any] = {"runtime_env": {"env_vars": environment}, "logging_level": "warning"}
+    common: dict[str, Any] = {"runtime_env": {"env_vars": environment()}, "logging_level": "warning"}
     try:
         if options.address:
             ray.init(address=options.address, **common)

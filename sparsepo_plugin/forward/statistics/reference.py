@@ -57,7 +57,7 @@ def token_stats(
     found = statistics_at(
         policy_logits.flatten(0, 1), reference, index, index, targets[rows, positions], with_kl=with_kl
     )
-    return spread(found, response_mask)
+    return spread(found, response_mask, (rows, positions))
 
 
 class TokenValues(NamedTuple):
@@ -94,14 +94,19 @@ def statistics_at(
     return TokenValues(*values)
 
 
-def spread(values: TokenValues, response_mask: Tensor) -> TokenStats:
-    """Statistics of the true places of a mask, in row order, as [rows, seq - 1]; 0 elsewhere."""
-    rows, positions = response_mask.nonzero(as_tuple=True)
+def spread(values: TokenValues, response_mask: Tensor, places: tuple[Tensor, Tensor]) -> TokenStats:
+    """Statistics of the true places of a mask, in row order, as [rows, seq - 1]; 0 elsewhere.
+
+    Args:
+      values: of the places, each [n].
+      response_mask: [rows, seq - 1], bool.
+      places: rows and columns where it is true; to find them a GPU must wait.
+    """
 
     def place(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        return value.new_zeros(response_mask.shape).index_put((rows, positions), value)
+        return value.new_zeros(response_mask.shape).index_put(places, value)
 
     policy_logps, reference_logps, token_kl = (place(value) for value in values)
     assert policy_logps is not None
