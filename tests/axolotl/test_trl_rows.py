@@ -75,6 +75,19 @@ def test_conversations(trainer, capsys, name):
         assert words.decode(answer) == said + end
 
 
+def test_every_form_of_a_conversation(trainer):
+    sharegpt = {
+        "prompt": [{"from": "human", "value": ASK}],
+        "chosen": [{"from": "gpt", "value": FOUR}],
+        "rejected": [{"from": "gpt", "value": FIVE}],
+    }
+    mixed = {"prompt": ASK, "chosen": turn("assistant", FOUR), "rejected": turn("assistant", FIVE)}
+    for row in (sharegpt, mixed):
+        made, words = trainer([row] * 4, templates().CHATML)
+        whole = words.apply_chat_template(turn("user", ASK) + turn("assistant", FOUR))["input_ids"]
+        assert batch(made)[0][0] == whole
+
+
 def test_plain_text_that_merges_with_its_prompt_and_a_cut_response(trainer, capsys):
     rows = [{"prompt": "The answer is f", "chosen": "our.", "rejected": "our blue."}] * 3
     rows += [{"prompt": "yes", "chosen": f" {FOUR * 20}", "rejected": " no"}]
