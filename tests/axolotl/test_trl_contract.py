@@ -17,7 +17,7 @@ from sparsepo_plugin.adapters.trl.trainer import PreferenceMixin
 
 OVERRIDDEN = {
     "__init__", "_compute_loss", "create_optimizer", "training_step", "_clip_grad_norm", "_save",
-    "_load_from_checkpoint", "_load_best_model", "log", "evaluation_loop",
+    "_load_from_checkpoint", "_load_best_model", "log", "evaluation_loop", "_prepare_dataset",
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def test_our_attributes_are_not_upstreams():
     [
         (DPOTrainer._compute_loss, ["model", "inputs", "return_outputs"]),
         (DPOTrainer.log, ["logs", "start_time"]),
+        (DPOTrainer._prepare_dataset, ["dataset", "processing_class", "args", "dataset_name"]),
         (Trainer._clip_grad_norm, ["model"]),
         (Trainer._save, ["output_dir", "state_dict"]),
         (Trainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
@@ -88,6 +89,13 @@ def test_the_first_arguments_of_the_trainer():
         (
             DPOTrainer._compute_loss,
             ['"completion_mask", "ref_chosen_logps", "ref_rejected_logps"', "aux_loss_enabled"],
+        ),
+        (
+            DPOTrainer.__init__,
+            [
+                'train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")',
+                "skip_prepare_dataset = self._is_vision_dataset",
+            ],
         ),
         (DPOTrainer.__init__, ["self.beta = args.beta", "self.model_accepts_loss_kwargs = False"]),
     ],

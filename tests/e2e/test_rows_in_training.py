@@ -150,18 +150,16 @@ def test_upstreams_end_tokens_are_upstreams_rows_exactly(tmp_path):
             (lambda role, text: [{"role": role, "content": text}]) if template else (lambda role, text: text)
         )
         rows = [
-            {"prompt": speak("user", row["prompt"]), **{s: speak("assistant", row[s]) for s in ("chosen", "rejected")}}
+            {key: speak("user" if key == "prompt" else "assistant", text) for key, text in row.items()}
             for row in ROWS[:3]
-        ]  # fmt: skip
+        ]
         data = Dataset.from_list(rows)
         keys = {"prompt_key": "prompt", "chosen_key": "chosen", "rejected_key": "rejected"}
         options = SimpleNamespace(**keys, apply_chat_template=bool(template), tokenizer_chat_template=None)
         strategy = SimpleNamespace(args=SimpleNamespace(data=options))
         theirs = RewardDataset(data, words, MAX_LEN, strategy, is_dpo=True, num_processors=1)
-        ours = prepare(
-            data, words,
-            RowOptions(max_len=MAX_LEN, prompt_key="prompt", chat_template=bool(template), upstream_end_tokens=True),
-        ).pairs  # fmt: skip
+        wanted = {"prompt_key": "prompt", "chat_template": bool(template), "upstream_end_tokens": True}
+        ours = prepare(data, words, RowOptions(max_len=MAX_LEN, **wanted)).pairs
         for number, row in enumerate(ours):
             chosen, _, rejected, _, length = theirs[number]
             assert (row["chosen"], row["rejected"]) == (chosen[0].tolist(), rejected[0].tolist())

@@ -16,7 +16,8 @@ the sky: <think> let me see </think> You are brief. Hello there\n\nHuman: again 
     * 3
 )
 
-LLAMA_3 = """{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}
+LLAMA_3 = """{{ bos_token }}{% for m in messages %}
+{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}
 {%- if m.role == 'assistant' %}{% generation %}{{ m.content | trim + '<|eot_id|>' }}{% endgeneration %}
 {%- else %}{{ m.content | trim + '<|eot_id|>' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"""
@@ -28,9 +29,11 @@ QWEN_3 = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- generation %}{% if loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}
 {{- said + '<|im_end|>\n' }}{% endgeneration %}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
-{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"""
+{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif %}"""
 
-GEMMA_3 = """{{ bos_token }}{% set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}
+GEMMA_3 = """{{ bos_token }}
+{%- set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}
 {%- for m in messages if m.role != 'system' %}
 {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
 {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
@@ -41,8 +44,10 @@ GEMMA_3 = """{{ bos_token }}{% set first = messages[0].content + '\n\n' if messa
 
 MISTRAL = """{{ bos_token }}{% set n = namespace(system='') %}{% for m in messages %}
 {%- if m.role == 'system' %}{% set n.system = m.content + '\n\n' %}
-{%- elif m.role == 'user' %}{{ '[INST] ' + (n.system if loop.last or loop.index0 < 2 else '') + m.content + ' [/INST]' }}
-{%- else %}{% generation %}{{ ' ' + m.content | trim + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"""
+{%- elif m.role == 'user' %}
+{{- '[INST] ' + (n.system if loop.last or loop.index0 < 2 else '') + m.content + ' [/INST]' }}
+{%- else %}{% generation %}{{ ' ' + m.content | trim + eos_token }}{% endgeneration %}{% endif %}
+{%- endfor %}"""
 
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' + '\n' }}{% endgeneration %}
@@ -53,17 +58,19 @@ PHI_3 = """{% for m in messages %}{{ '<|' + m.role + '|>\n' }}
 {%- if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>\n' }}
 {%- if loop.last and not add_generation_prompt %}{{ eos_token }}{% endif %}{% endgeneration %}
 {%- else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% elif messages[-1].role != 'assistant' %}{{ eos_token }}{% endif %}"""
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}
+{%- elif messages[-1].role != 'assistant' %}{{ eos_token }}{% endif %}"""
 
 NO_SYSTEM = GEMMA_3.replace(
-    "{% set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}",
-    "{% set first = '' %}{% if messages[0].role == 'system' %}"
+    "{%- set first = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}",
+    "{%- set first = '' %}{% if messages[0].role == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}",
 )
 
 RAISES = CHATML.replace(
     "{% for m in messages %}",
-    "{% for m in messages %}{% if 'again' in m.content %}{{ raise_exception('no talk of again') }}{% endif %}",
+    "{% for m in messages %}"
+    "{% if 'again' in m.content %}{{ raise_exception('no talk of again') }}{% endif %}",
     1,
 )
 
@@ -72,7 +79,8 @@ THINKS_FIRST = CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start
 
 # Writes earlier turns otherwise as soon as a response follows.
 FORGETS = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
-{{- (m.content if loop.index0 + 2 > messages | length or messages[-1].role == 'user' else '...') + '<|im_end|>\n' }}
+{{- m.content if loop.index0 + 2 > messages | length or messages[-1].role == 'user' else '...' }}
+{{- '<|im_end|>\n' }}
 {%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 TEMPLATES = {
@@ -86,9 +94,9 @@ TEMPLATES = {
     "raises": (RAISES, "<|im_end|>"),
 }
 SPECIAL = [
-    "<pad>", "<s>", "</s>", "<eos>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
-    "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<|user|>",
-    "<|system|>", "<|assistant|>", "<|end|>",
+    "<pad>", "<s>", "</s>", "<eos>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>",
+    "<|end_header_id|>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "[INST]",
+    "[/INST]", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>",
 ]  # fmt: skip
 
 

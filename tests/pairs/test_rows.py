@@ -118,11 +118,12 @@ PARTS = {
     "chosen": [{"role": "assistant", "content": [{"type": "text", "text": FOUR}]}],
     "rejected": [{"role": "assistant", "content": [{"type": "text", "text": FIVE}]}],
 }
+SAID = {"chosen": turns(("assistant", FOUR)), "rejected": turns(("assistant", FIVE))}
 FORMS = {
     "strings": {"prompt": ASK, "chosen": FOUR, "rejected": FIVE},
-    "a string and turns": {"prompt": ASK, "chosen": turns(("assistant", FOUR)), "rejected": turns(("assistant", FIVE))},
+    "a string and turns": {"prompt": ASK, **SAID},
     "turns and strings": {"prompt": turns(("user", ASK)), "chosen": FOUR, "rejected": FIVE},
-    "a turn without its list": {"prompt": ASK, "chosen": turns(("assistant", FOUR))[0], "rejected": turns(("assistant", FIVE))[0]},
+    "a turn without its list": {"prompt": ASK, **{side: said[0] for side, said in SAID.items()}},
     "parts": PARTS,
     "the prompt repeated in turns": {
         "prompt": ASK,
@@ -200,7 +201,10 @@ ODD = {
         {"prompt": [{"role": "user", "content": [{"type": "image", "text": None}]}]},
         "column 'prompt', turn 0: got parts of type image, expected text",
     ),
-    "no role": ({"chosen": [{"content": FOUR}]}, "column 'chosen', turn 0: got content, expected a role and a content"),
+    "no role": (
+        {"chosen": [{"content": FOUR}]},
+        "column 'chosen', turn 0: got content, expected a role and a content",
+    ),
     "turns as text": (
         {"chosen": str(turns(("assistant", FOUR)))},
         "column 'chosen': got a list of turns written out as text, expected text, or turns as JSON lines or "
@@ -208,7 +212,8 @@ ODD = {
     ),
     "a user's turn in the response": (
         {"chosen": turns(("assistant", FOUR), ("user", "Never mind"), ("assistant", "yes"))},
-        "chosen: got assistant, user and assistant after the turns of the prompt, expected one turn of the assistant",
+        "chosen: got assistant, user and assistant after the turns of the prompt, expected one turn of the "
+        "assistant",
     ),
     "another question": (
         {s: turns(("user", "Name a colour"), ("assistant", s)) for s in ("chosen", "rejected")},
@@ -218,22 +223,19 @@ ODD = {
         {"prompt": turns(("user", ASK), ("assistant", "yes"))},
         "the prompt ends in a turn of the assistant, expected the turn that is answered",
     ),
-    "no turn at all": ({"rejected": []}, "rejected: got none after the turns of the prompt, expected one turn of the assistant"),
+    "no turn at all": (
+        {"rejected": []},
+        "rejected: got none after the turns of the prompt, expected one turn of the assistant",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("change", "reason"), ODD.values(), ids=ODD)
 def test_a_row_that_cannot_be_cut_is_dropped_with_its_number_and_reason(change, reason):
-    rows = [dict(FORMS["strings"]) for _ in range(200)]
-    _, account, _ = made(rows[:3], CHATML)
-    assert account.kept == 3
-    words = tokenizer(CHATML)
     # One row of another form than the others cannot be in one table; a row alone can.
-    found = prepare(Dataset.from_list([{**rows[0], **change}]), words, options := RowOptions(
-        max_len=200, prompt_key="prompt", chat_template=True))  # fmt: skip
-    assert options.chat_template
-    assert found.account.unusable == [(0, reason)]
-    assert found.account.kept == 0
+    _, account, _ = made([{**FORMS["strings"], **change}], CHATML)
+    assert account.unusable == [(0, reason)]
+    assert account.kept == 0
 
 
 def test_a_turn_that_the_template_refuses():
@@ -270,7 +272,10 @@ def test_plain_text_ends_in_one_end_token_and_no_space():
 
 
 def test_a_template_that_ends_in_no_special_token_gets_the_end_token():
-    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     pairs, _, words = made([FORMS["strings"]], template)
     assert words.decode(pairs[0]["chosen"]) == f"user: {ASK}\nassistant: {FOUR}<|im_end|>"
     assert responses(pairs[0], words)[0] == f" {FOUR}<|im_end|>"

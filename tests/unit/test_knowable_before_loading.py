@@ -278,9 +278,8 @@ def test_a_family_without_the_kernel_is_trained_with_eager_attention_and_it_is_s
     folder = copied(inputs, tmp_path)
     (folder / "model.safetensors").unlink()
     words = AutoTokenizer.from_pretrained(folder)
-    sizes = {"bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2},
-             "gptj": {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4, "n_positions": 64}}[family]  # fmt: skip
-    config = AutoConfig.for_model(family, vocab_size=len(words), **sizes)
+    own = {"bloom": {"hidden_size": 16}, "gptj": {"n_embd": 16, "rotary_dim": 4, "n_positions": 64}}[family]
+    config = AutoConfig.for_model(family, vocab_size=len(words), n_layer=1, n_head=2, **own)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     argv = ["--model.model_name_or_path", str(folder), "--ref.model_name_or_path", str(folder)]
     code, out = validate("--loss", "dpo", *argv, "--ds.attn_implementation", "sdpa")

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
-from trl.data_utils import extract_prompt, is_conversational
+from trl.data_utils import extract_prompt
 
 from sparsepo_plugin.adapters.pairs.example import show_example
 from sparsepo_plugin.adapters.pairs.prepare import prepare
@@ -39,7 +39,9 @@ def prepare_rows(dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
     if not ours or args.truncation_mode != "keep_start" or "prompt_ids" in dataset.column_names:
         return None
     with PartialState().main_process_first():
-        spoken = len(dataset) > 0 and is_conversational(dataset[0])
+        spoken = len(dataset) > 0 and any(
+            isinstance(dataset[0].get(name), (list, dict)) for name in ("prompt", "chosen", "rejected")
+        )
         if not spoken and "prompt" not in dataset.column_names:
             dataset = dataset.map(extract_prompt, desc=f"Extracting prompt from {name} dataset")
         options = RowOptions(

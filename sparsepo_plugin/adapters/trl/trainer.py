@@ -21,6 +21,7 @@ from sparsepo_plugin.adapters.trl import refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
 from sparsepo_plugin.adapters.trl.mask_training import MaskTraining, refuse_sharding
 from sparsepo_plugin.adapters.trl.pair_log import EvaluationPairs, PairLog
+from sparsepo_plugin.adapters.trl.rows import prepare_rows
 from sparsepo_plugin.adapters.trl.sites import recording_sites
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
@@ -77,6 +78,13 @@ class PreferenceMixin(_Upstream):
             args.eval_batch_size,
         )
         self.add_callback(_Start(self))
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        """Rows whose responses begin where tokens part; TRL's own where ours cannot be made."""
+        found = prepare_rows(dataset, processing_class, args, dataset_name)
+        if found is not None:
+            return found
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
     def _build_step(self) -> PreferenceStep:
         unwrap = self.accelerator.unwrap_model
