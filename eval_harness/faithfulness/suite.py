@@ -44,10 +44,7 @@ class Faithfulness(Suite[SummaryPreset, FaithfulnessOptions]):
     """A model summarises, scorers say how true to the documents it stays."""
 
     default_preset = "summaries"
-
-    def parse(self, raw: object, name: str) -> SummaryPreset:
-        """A preset of parsed YAML."""
-        return SummaryPreset.parse(raw, name)
+    preset_type = SummaryPreset
 
     def add_flags(self, group: "argparse._ArgumentGroup") -> None:
         """Documents and scorers."""

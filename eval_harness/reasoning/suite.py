@@ -59,10 +59,7 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
     """lm-eval's tasks on a checkpoint."""
 
     default_preset = "leaderboard"
-
-    def parse(self, raw: object, name: str) -> ReasoningPreset:
-        """A preset of parsed YAML."""
-        return ReasoningPreset.parse(raw, name)
+    preset_type = ReasoningPreset
 
     def add_flags(self, group: "argparse._ArgumentGroup") -> None:
         """Where data come from."""
@@ -190,8 +187,7 @@ class ReasoningPlan:
     def _measured(self, raw: dict[str, Any], cache: AnswerCache) -> Measured:
         preset, failed = self.job.preset, cache.counts["failed"]
         sizes = {task: raw["n-samples"][task]["effective"] for task in preset.tasks()}
-        if self.loaded.samples:
-            sizes |= {task: len(kept) for task, kept in self.loaded.samples.items()}
+        sizes |= {task: len(kept) for task, kept in (self.loaded.samples or {}).items()}
         scores = task_scores(raw["results"], preset, sizes, self.loaded.versions(), self.notes)
         scores += group_scores(scores, preset)
         notes = list(dict.fromkeys(note for of_task in self.notes.values() for note in of_task))
@@ -239,7 +235,7 @@ def _check_environment(job: ReasoningJob) -> bool:
 def _notes(
     job: ReasoningJob, loaded: LoadedTasks, cut: dict[str, int], standin: bool
 ) -> dict[str, list[str]]:
-    notes: dict[str, list[str]] = {}
+    notes, changed = {}, json.dumps(job.settings.generation, sort_keys=True)
     for task, group in job.preset.tasks().items():
         of_task = []
         if standin and "punkt" in group.needs:
@@ -247,9 +243,7 @@ def _notes(
         if task in loaded.standins:
             of_task.append("few-shot rows are stand-ins: not comparable with published scores")
         if job.settings.generation and loaded.tasks[task].get_config("output_type") == "generate_until":
-            of_task.append(
-                f"generation settings changed: {json.dumps(job.settings.generation, sort_keys=True)}"
-            )
+            of_task.append(f"generation settings changed: {changed}")
         if cut.get(task):
             of_task.append(f"{cut[task]} requests cut from the left to fit the context")
         notes[task] = of_task

@@ -23,10 +23,7 @@ class Suite(ABC, Generic[P, O]):
 
     name: ClassVar[str] = ""
     default_preset: ClassVar[str]
-
-    @abstractmethod
-    def parse(self, raw: object, name: str) -> P:
-        """A preset of parsed YAML. Raises UserError naming preset and key."""
+    preset_type: type[P]
 
     def add_flags(self, group: "argparse._ArgumentGroup") -> None:
         """Add the suite's flags to `run` and `validate`, in a group with its name."""

@@ -62,7 +62,7 @@ def load_suite_preset(suite: str, name: str = "") -> Preset:
     raw, stem = read_preset(name or get(suite).default_preset)
     if raw.get("suite") != suite:
         raise UserError(f"preset {stem}", got=f"suite {raw.get('suite')}", expected=f"suite {suite}")
-    preset: Preset = get(suite).parse(raw, stem)
+    preset: Preset = get(suite).preset_type.parse(raw, stem)
     return preset
 
 

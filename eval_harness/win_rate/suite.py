@@ -42,10 +42,7 @@ class WinRate(Suite[WinRatePreset, WinRateOptions]):
     """Two models write texts, a judge compares them."""
 
     default_preset = "own"
-
-    def parse(self, raw: object, name: str) -> WinRatePreset:
-        """A preset of parsed YAML."""
-        return WinRatePreset.parse(raw, name)
+    preset_type = WinRatePreset
 
     def add_flags(self, group: "argparse._ArgumentGroup") -> None:
         """Judge and prompts."""

@@ -127,7 +127,9 @@ def test_the_gate_knows_no_suite_by_name():
     for path in sorted((ROOT / "gate").rglob("*")):
         if path.suffix in (".py", ".html"):
             text = path.read_text(encoding="utf-8")
-            assert not {name for name in (*suites, "group:") if name in text}, path
+            # "reasoning" is an English word too: as a name it stands in quotes.
+            names = {"win_rate", "faithfulness", "group:", '"reasoning"', "'reasoning'"}
+            assert not {name for name in names if name in text}, path
 
 
 def test_the_top_of_the_package_is_a_dozen_names():

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from eval_harness.errors import UserError
-from eval_harness.gate.compare import Run, pair_runs
+from eval_harness.gate.compare import FinishedRun, pair_runs
 from eval_harness.models.answer_cache import FAILED
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.run.folder import read_items, read_result
@@ -241,7 +241,7 @@ def test_an_answer_that_did_not_come_is_none(cli, url, tmp_path, nothing, concur
     assert result.counts["failed"] == 8
     assert any("no answer" in note for note in result.notes)
     assert {tuple(i.outputs) for i in read_items(tmp_path / "out")} == {(FAILED,)}
-    run = Run("candidate", result, read_items(tmp_path / "out"))
+    run = FinishedRun("candidate", result, read_items(tmp_path / "out"))
     with pytest.raises(UserError, match="failed items"):
         pair_runs(run, run._replace(name="baseline"))
     # and it is asked for again when there may be one

@@ -49,9 +49,7 @@ class WordOptions:
 @register_suite("word_count")
 class WordCount(Suite[WordPreset, WordOptions]):
     default_preset = "words"
-
-    def parse(self, raw, name):
-        return WordPreset.parse(raw, name)
+    preset_type = WordPreset
 
     def add_flags(self, group):
         group.add_argument("--shout", action="store_true", help="the word in capitals")
@@ -109,6 +107,7 @@ def suite(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "suite.py").write_text(textwrap.dedent(SUITE))
+    registry.names()  # the shipped ones are imported once and must stay known
     monkeypatch.setattr(eval_harness, "__path__", [*eval_harness.__path__, str(tmp_path / "more")])
     monkeypatch.setattr(registry, "_SUITES", dict(registry._SUITES))
     preset = tmp_path / "words.yaml"

@@ -131,5 +131,6 @@ def test_selection_by_group_task_and_limit():
 
 
 def test_duplicate_suites_name_both_owners():
+    registry.names()
     with pytest.raises(ValueError, match="reasoning"):
         registry.register_suite("reasoning")(registry.Suite)
