@@ -1,121 +1,105 @@
 """How often the gate errs, by simulation: the harness's own statistics on made data with a known truth.
 
-For right-or-wrong items, for clusters whose items go wrong together, and for graded scores: REGRESSED
-although nothing changed, KEPT although the true drop is exactly the margin, KEPT when nothing changed against
-the power that `eval-harness validate` computes, and REGRESSED at twice the margin. Fails when an error rate
-exceeds alpha, or the exact size of McNemar's test, by more than three Monte-Carlo standard errors.
+REGRESSED although nothing changed, KEPT although the true drop is exactly the margin, KEPT when nothing
+changed against the power that `eval-harness validate` computes, and REGRESSED at twice the margin: for
+right-or-wrong items, even and uneven clusters of every correlation, graded and skewed scores, no variance.
+Plain t with clustered errors stands beside it. Fails when an error rate exceeds alpha, or the exact size of
+McNemar's test, by more than three Monte-Carlo standard errors where the verdict carries no note.
 
-    python benchmarks/gate_error_rates.py --out docs/gate-error-rates.md      # about five minutes on one core
+    python benchmarks/gate_error_rates.py --state rates.jsonl --minutes 30    # as often as it takes
+    python benchmarks/gate_error_rates.py --state rates.jsonl --out docs/gate-error-rates.md
+
+A finished cell is a line of the state file and is not computed again while seed, number and statistics are
+the same. All of it takes about forty minutes on one core.
 """
 
 import argparse
+import hashlib
+import json
 import math
 import sys
+import time
+import zlib
 from pathlib import Path
-from typing import NamedTuple
 
+import gate_data
+import gate_sequential
 import numpy as np
 from scipy import stats
 
 from eval_harness.files.writing import write_text
-from eval_harness.gate.decide import verdict_of
+from eval_harness.gate.decide import UNEVEN, verdict_of
+from eval_harness.stats import binary, clustered, tilting
 from eval_harness.stats.multiple import holm
-from eval_harness.stats.paired import paired
+from eval_harness.stats.paired import MCNEMAR, SIGN_FLIP, paired
 from eval_harness.stats.power import keep_power
 
-ALPHA = 0.05
+ALPHA, WHOLE = 0.05, 25  # experiments per truth that go through `paired` from end to end
+_PARTS = ("binary", "clustered", "tilting", "paired", "multiple")
 
 
-class Example(NamedTuple):
-    """What is drawn; `share` correlates the latent values of a cluster, `graded` scores are not 0 or 1."""
-
-    items: int
-    discordance: float
-    margin: float
-    size: int = 1
-    share: float = 0.0
-    graded: bool = False
-
-    def __str__(self):
-        text = f"{self.items} items"
-        if self.size > 1:
-            text += f" in clusters of {self.size}, correlation {self.share:g}"
-        return f"{text}, discordance {self.discordance:g}, margin {self.margin:g}"
-
-
-BINARY = [
-    Example(100, 0.06, 0.06),
-    Example(100, 0.15, 0.10),
-    Example(200, 0.10, 0.06),
-    Example(285, 0.10, 0.05),
-    Example(500, 0.20, 0.05),
-    Example(1319, 0.15, 0.03),
-]
-CLUSTERED = [
-    Example(150, 0.10, 0.08, 3, 0.3),
-    Example(300, 0.15, 0.06, 3, 0.8),
-    Example(500, 0.10, 0.05, 5, 0.5),
-    Example(750, 0.20, 0.05, 3, 0.5),
-    Example(1200, 0.15, 0.05, 3, 1.0),
-]
-GRADED = [Example(60, 0.0225, 0.05, 1, 0, True), Example(150, 0.0225, 0.05, 3, 0.5, True)]
-FEW = [Example(200, 0.10, 0.05, 10, 0.5), Example(60, 0.20, 0.15, 6, 0.5)]
+def quick(ours, theirs, labels, margin, method):
+    """KEPT, p of a drop, KEPT by t, close call: as `paired` and `verdict_of`, without the interval's ends."""
+    values, groups = ours - theirs, clustered.Clusters(labels, np.bincount(labels))
+    totals, estimate = groups.totals(values), clustered.clustered_mean(values, groups)
+    by_t = estimate.mean - stats.t.ppf(1 - ALPHA, estimate.df) * estimate.stderr > -margin
+    if method == MCNEMAR:
+        lost, gained = int((values < 0).sum()), int((values > 0).sum())
+        kept = binary.score(lost, gained, len(values), -margin) > stats.norm.ppf(1 - ALPHA)
+        return kept, binary.mcnemar(lost, gained), by_t, False
+    sample = tilting.sorted_rates(totals / groups.sizes, groups.sizes)
+    p = tilting.p_above(sample, 1.0, -margin)
+    close = abs(p - ALPHA) < 0.004  # the transform's rounding may decide
+    if method == SIGN_FLIP:
+        return p < ALPHA, binary.sign_flip(totals), by_t, close
+    return p < ALPHA, tilting.p_above(sample.mirrored(), 1.0, 0.0), by_t, close
 
 
-def draw(case, drop, rng):
-    """Candidate's and baseline's scores of one experiment, and the clusters."""
-    clusters = np.repeat(np.arange(case.items // case.size), case.size)
-    own, shared = rng.standard_normal(case.items), rng.standard_normal(case.items // case.size)
-    latent = math.sqrt(case.share) * shared[clusters] + math.sqrt(1 - case.share) * own
-    if case.graded:
-        theirs = rng.uniform(0.53, 0.57, case.items)
-        return theirs - drop + np.clip(latent, -3, 3) * math.sqrt(case.discordance), theirs, clusters
-    level, discordance = stats.norm.cdf(latent), max(case.discordance, drop)
-    lost, gained = (discordance + drop) / 2, (discordance - drop) / 2
-    change = np.where(level < lost, -1, np.where(level > 1 - gained, 1, 0))
-    # An item that did not change is right on both sides: which side it is on enters nothing.
-    theirs = np.where(change == 1, 0, 1)
-    return theirs + change, theirs, clusters
+def rates(cell, drop, reps, rng):
+    """Shares of REGRESSED, KEPT and KEPT by t; means of variance, design effect and effective clusters."""
+    counts, shown = np.zeros(3), []
+    for number in range(reps):
+        ours, theirs, labels = cell.draw(drop, rng)
+        ours = np.clip(ours, 0, 1)
+        if number < WHOLE:
+            shown.append(found := paired(ours.tolist(), theirs.tolist(), labels.tolist(), ALPHA))
+        kept, p, by_t, close = quick(ours, theirs, labels, cell.margin, found.method)
+        if number < WHOLE and not close:
+            verdict = "KEPT" if kept else "REGRESSED" if p < ALPHA else "UNDECIDED"
+            if verdict != verdict_of(found, found.p, cell.margin, ALPHA):
+                raise AssertionError(f"{cell.name}: {verdict}, but {found}")
+        counts += (not kept and p < ALPHA, kept, by_t)
+    means = [[f.variance, f.design_effect, f.effective, f.clusters] for f in shown]
+    return [*(counts / reps).tolist(), *np.mean(means, axis=0).tolist()]
 
 
-def experiment(case, drop, rng):
-    """One comparison by the harness."""
-    ours, theirs, clusters = draw(case, drop, rng)
-    ours = np.clip(ours, 0, 1)
-    return paired(ours.tolist(), theirs.tolist(), clusters.tolist(), ALPHA, seed=int(rng.integers(2**31)))
-
-
-def rates(case, drop, reps, rng):
-    """Share of REGRESSED and of KEPT, mean design effect and mean discordance."""
-    found = [experiment(case, drop, rng) for _ in range(reps)]
-    verdicts = [verdict_of(f, f.p, case.margin, ALPHA) for f in found]
-    means = [float(np.mean([getattr(f, name) for f in found])) for name in ("design_effect", "variance")]
-    return verdicts.count("REGRESSED") / reps, verdicts.count("KEPT") / reps, *means
-
-
-def exact_size(case):
+def exact_size(items, discordance):
     """P(McNemar rejects | no change), by summing over the number of discordant items."""
     total = 0.0
-    for count in range(case.items + 1):
-        law = stats.binom.pmf(count, case.items, case.discordance)
+    for count in range(items + 1):
+        law = stats.binom.pmf(count, items, discordance)
         critical = int(stats.binom.ppf(1 - ALPHA, count, 0.5)) + 1
         total += law * float(stats.binom.sf(critical - 1, count, 0.5))
     return total
 
 
-def row(case, reps, rng):
-    """One line of the table, and whether both error rates are within alpha plus three standard errors."""
-    none, margin, double = (rates(case, times * case.margin, reps, rng) for times in (0, 1, 2))
-    limit = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / reps)
-    formula = keep_power(case.items, none[3], case.margin, ALPHA, none[2], case.graded)
-    error = 1.96 * math.sqrt(ALPHA * (1 - ALPHA) / reps)
-    cells = [str(case), f"{none[0]:.3f}", f"{margin[1]:.3f}", f"±{error:.3f}"]
-    cells += [f"{none[1]:.3f}", f"{formula:.3f}", f"{double[0]:.3f}", f"{none[2]:.2f}"]
-    sound = max(none[0], margin[1]) <= limit
-    if not case.graded and case.size == 1:
-        exact = exact_size(case)
-        cells[1] += f" (exact size of McNemar {exact:.3f})"
-        sound = sound and none[0] <= exact + 3 * math.sqrt(exact * (1 - exact) / reps)
+def within(rate, level, reps):
+    return rate <= level + 3 * math.sqrt(level * (1 - level) / reps)
+
+
+def row(cell, reps, truths):
+    """One line of the table, and whether the error rates are as announced."""
+    none, margin, double = truths
+    exact = exact_size(cell.items, cell.formula[0]) if cell in gate_data.SINGLE else ALPHA
+    noted = margin[5] < UNEVEN * margin[6]
+    sound = within(none[0], exact, reps) and (noted or within(margin[1], ALPHA, reps))
+    power = ""
+    if cell.formula:
+        power = f"{keep_power(cell.items, none[3], cell.margin, ALPHA, none[4], cell.formula[1]):.3f}"
+    first = f"{none[0]:.3f}" + (f" (exact {exact:.3f})" if cell in gate_data.SINGLE else "")
+    clusters = "" if margin[5] == margin[6] and margin[4] == 1 else f"{margin[5]:.0f} of {margin[6]:.0f}"
+    cells = [cell.name, first, f"{margin[1]:.3f}" + (" (noted)" if noted else ""), f"{margin[2]:.3f}"]
+    cells += [f"{none[1]:.3f}", power, f"{none[2]:.3f}", f"{double[0]:.3f}", clusters]
     return "| " + " | ".join(cells) + " |", sound
 
 
@@ -123,73 +107,134 @@ def family(reps, rng):
     """P(any of six gates REGRESSED | no change), with Holm and without."""
     any_holm = any_plain = 0
     for _ in range(reps):
-        found = [(case, experiment(case, 0.0, rng)) for case in BINARY[:5] + CLUSTERED[:1]]
-        adjusted = holm([f.p for _, f in found])
-        any_holm += any(
-            verdict_of(f, p, c.margin, ALPHA) == "REGRESSED" for (c, f), p in zip(found, adjusted)
-        )
-        any_plain += any(verdict_of(f, f.p, c.margin, ALPHA) == "REGRESSED" for c, f in found)
-    return any_holm / reps, any_plain / reps
+        drawn = []
+        for cell in gate_data.SINGLE[:5] + gate_data.EVEN[:1]:
+            method = MCNEMAR if cell in gate_data.SINGLE else SIGN_FLIP
+            drawn.append(quick(*cell.draw(0.0, rng), cell.margin, method)[:2])
+        adjusted = holm([p for _, p in drawn])
+        any_holm += any(p < ALPHA and not kept for (kept, _), p in zip(drawn, adjusted))
+        any_plain += any(p < ALPHA and not kept for kept, p in drawn)
+    return [any_holm / reps, any_plain / reps]
 
 
 COLUMNS = (
     "data",
     "REGRESSED, no change",
     "KEPT, drop = margin",
-    "95 % Monte-Carlo error at 0.05",
+    "the same by t",
     "KEPT, no change",
     "formula",
+    "KEPT by t, no change",
     "REGRESSED, drop = 2 margins",
-    "design effect",
+    "effective clusters",
 )
-HEAD = "| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|"
+TABLES = (
+    ("Right or wrong", "SINGLE", ""),
+    ("Right or wrong, in even clusters", "EVEN", ""),
+    ("Fewer than 30 clusters", "FEW", "The report says so: a whole cluster's fall can hardly be excluded."),
+    ("Right or wrong, in uneven clusters", "UNEVEN", ""),
+    (
+        "Uneven clusters of which the large ones change more",
+        "BY_SIZE",
+        "No sample shows what the largest clusters would do: the report carries a note with the rate.",
+    ),
+    ("Graded", "GRADED", ""),
+    ("Graded, skewed, nearly constant and constant", "SKEWED", "At no change the few rise, else they fall."),
+)
+
+
+class State:
+    """Finished results by key, in memory and as lines of a file."""
+
+    def __init__(self, path, minutes):
+        self.path, self.ends = path, time.monotonic() + 60 * minutes
+        self.results, self.missing = {}, 0
+        lines = path.read_text().splitlines() if path and path.is_file() else []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                self.results[record["key"]] = record["result"]
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a kill: computed again
+
+    def get(self, key, compute):
+        """A result, computed if there is time; None if not."""
+        if key not in self.results:
+            if time.monotonic() > self.ends:
+                self.missing += 1
+                return None
+            rng = np.random.default_rng(zlib.crc32(key.encode()))
+            self.results[key] = compute(rng)
+            if self.path:
+                with self.path.open("a") as lines:
+                    lines.write("\n" + json.dumps({"key": key, "result": self.results[key]}))
+        return self.results[key]
+
+
+def digest(parts):
+    """Of the statistics that a result depends on."""
+    folder = Path(clustered.__file__).parent
+    return hashlib.sha256(b"".join((folder / f"{p}.py").read_bytes() for p in parts)).hexdigest()[:12]
+
+
+def fixed_tables(state, reps, seed):
+    """Lines of all tables, and whether every rate is as announced."""
+    lines, sound, stamp = [], True, f"{reps} {seed} {digest(_PARTS)}"
+    for title, cells, note in TABLES:
+        head = "| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|"
+        lines += ["", f"## {title}", "", *([note, ""] if note else []), head]
+        for cell in getattr(gate_data, cells):
+            truths = [
+                state.get(
+                    f"{cell.name} {k} {stamp}", lambda rng, k=k, c=cell: rates(c, k * c.margin, reps, rng)
+                )
+                for k in (0, 1, 2)
+            ]
+            if None not in truths:
+                text, good = row(cell, reps, truths)
+                lines, sound = [*lines, text], sound and good
+                print(text, flush=True)
+    both = state.get(f"family {stamp}", lambda rng: family(reps, rng))
+    if both:
+        sound = sound and within(both[0], ALPHA, reps)
+        lines += ["", "## Six gates, no change", ""]
+        lines += [f"Any REGRESSED: {both[0]:.3f} with Holm, {both[1]:.3f} without ({reps} experiments)."]
+    return lines, sound
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reps", type=int, default=4000)
+    parser.add_argument("--reps", type=int, default=2000, help="simulated pairs per cell and truth")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="finished cells, one a line")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no cell after so many")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    rng = np.random.default_rng(args.seed)
+    state = State(args.state, args.minutes)
     lines = [
         "# Error rates of the gate",
         "",
         f"Written by `python benchmarks/gate_error_rates.py --reps {args.reps} --seed {args.seed}`:",
-        f"alpha {ALPHA}, {args.reps} experiments per cell (graded scores {args.reps // 4}).",
+        f"alpha {ALPHA}, {args.reps} simulated pairs per cell and truth, 95 % Monte-Carlo error at 0.05"
+        f" ±{1.96 * math.sqrt(0.0475 / args.reps):.3f}.",
         "",
         "Correlation is that of the latent normal values of a cluster's items; 1 is the same question",
         "several times. McNemar's test is exact and discrete, so its size lies below alpha; REGRESSED is",
         "rarer still where a significant drop is inside the margin (then KEPT). Discordance of graded scores",
-        "is the mean squared difference.",
+        'is the mean squared difference. "By t" is the plain interval with clustered errors, for comparison.',
     ]
-    sound = True
-    tables = (
-        ("Right or wrong", BINARY, 1),
-        ("Right or wrong, in clusters", CLUSTERED, 1),
-        ("Graded", GRADED, 4),
-    )
-    for title, cases, fewer in tables:
-        found = [row(case, args.reps // fewer, rng) for case in cases]
-        sound = sound and all(good for _, good in found)
-        lines += ["", f"## {title}", "", HEAD, *(text for text, _ in found)]
-    found = [row(case, args.reps, rng) for case in FEW]
-    lines += ["", "## Limits: fewer than 30 clusters", "", "The report then carries a note.", "", HEAD]
-    lines += [text for text, _ in found]
-    with_holm, without = family(args.reps // 2, rng)
-    sound = sound and with_holm <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / (args.reps // 2))
-    lines += ["", "## Six gates, no change", ""]
-    lines += [
-        f"Any REGRESSED: {with_holm:.3f} with Holm, {without:.3f} without ({args.reps // 2} experiments)."
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
+    tables, sound = fixed_tables(state, args.reps, args.seed)
+    looks, good = gate_sequential.tables(state, args.reps, f"{args.seed} {digest(('sequential',))}")
+    if state.missing:
+        print(f"{state.missing} results are missing: run again with the same --state")
+        return 3
+    text = "\n".join(lines + tables + looks) + "\n"
     if args.out:
         write_text(args.out, text)
-    print("error rates are as announced" if sound else "ERROR RATES TOO HIGH")
-    return 0 if sound else 1
+    print("error rates are as announced" if sound and good else "ERROR RATES TOO HIGH")
+    return 0 if sound and good else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from scipy import stats
 
 from eval_harness.stats.binary import null_variance
 from eval_harness.stats.paired import SIGN_FLIP, TILTING, Paired
+from eval_harness.stats.repeats import repeat_effect
 
 POWER = 0.8
 
@@ -37,29 +38,49 @@ def keep_power(
     alpha: float,
     effect: float = 1.0,
     graded: bool = False,
+    repeats: int = 1,
+    correlation: float = 1.0,
 ) -> float:
     """P(KEPT | nothing changed on average).
 
     Equation: Phi((margin sqrt(n) - z_{1-alpha} sd0) / sd1) with n = items / effect, sd1^2 = discordance, and
     sd0 the score test's standard deviation under H0: difference = -margin (graded scores: sd1). Graded scores
     and clusters must also exclude falls that no item shows: at most
-    Phi((margin - unseen_drop) sqrt(n) / sd1).
+    Phi((margin - unseen_drop) sqrt(n) / sd1). With k repeats n = items k / (effect (1 + (k - 1) rho)), but
+    what an item hides no repeat of another shows: unseen_drop is that of items / effect.
+
+    Args:
+      items: number of items.
+      discordance: mean squared difference per observation.
+      margin: largest acceptable drop.
+      alpha: one-sided level.
+      effect: design effect of the items' clusters.
+      graded: scores between 0 and 1 rather than right or wrong.
+      repeats: samples per item, k.
+      correlation: of two repeats' differences of an item, rho; `repeats.repeat_correlation` measures it.
     """
     independent, sd1 = items / effect, math.sqrt(discordance)
-    reach = margin * math.sqrt(independent)
-    reach -= float(stats.norm.ppf(1 - alpha)) * _null_deviation(discordance, margin, graded)
-    if graded or effect > 1:
-        reach = min(reach, (margin - unseen_drop(independent, alpha)) * math.sqrt(independent))
+    root = math.sqrt(independent * repeats / repeat_effect(repeats, correlation))
+    reach = margin * root - float(stats.norm.ppf(1 - alpha)) * _null_deviation(discordance, margin, graded)
+    if graded or effect > 1 or repeats > 1:
+        reach = min(reach, (margin - unseen_drop(independent, alpha)) * root)
     return float(stats.norm.cdf(reach / sd1))
 
 
 def items_for_power(
-    discordance: float, margin: float, alpha: float, effect: float = 1.0, graded: bool = False
+    discordance: float,
+    margin: float,
+    alpha: float,
+    effect: float = 1.0,
+    graded: bool = False,
+    repeats: int = 1,
+    correlation: float = 1.0,
 ) -> int:
     """Fewest items at which `keep_power` reaches 0.8."""
 
     def enough(items: int) -> bool:
-        return keep_power(items, discordance, margin, alpha, effect, graded) >= POWER
+        reached = keep_power(items, discordance, margin, alpha, effect, graded, repeats, correlation)
+        return reached >= POWER
 
     return _fewest(enough)
 

@@ -41,7 +41,7 @@ from eval_harness.stats.clustered import Clusters, Codes, Floats, Inference, eff
 _GRID = 8192  # points of the discretised sum
 _SMALLEST = 1e-14  # of a p: the transform's own rounding
 _EDGE = 1e-9
-_TIE = 0.01  # standard deviations within which the rounded sum counts as equal to the observed one
+_TIE = 0.015  # standard deviations within which the rounded sum counts as equal to the observed one
 
 
 class Rates(NamedTuple):
@@ -121,17 +121,19 @@ def _reached(population: Population, sample: Rates, delta: float) -> float:
     width = 16 * deviation + 12 * float(sizes[-1]) * float(np.abs(distances).max())
     # A power of two: whole numbers keep their ties, and p is continuous in delta.
     step = 2.0 ** math.ceil(math.log2(width / _GRID))
-    spectrum, observed = np.ones(_GRID // 2 + 1, dtype=np.complex128), 0
-    starts = np.flatnonzero(np.diff(sizes, prepend=0))
+    spectrum = np.ones(_GRID // 2 + 1, dtype=np.complex128)
+    starts, moved = np.flatnonzero(np.diff(sizes, prepend=0)), 0.0
     for start, end in zip(starts, [*starts[1:], len(sizes)], strict=True):
-        points = np.rint(sizes[start] / step * values).astype(np.int64)
-        law = np.bincount(points % _GRID, weights=weights, minlength=_GRID)
+        exact = sizes[start] / step * values
+        points = np.rint(exact)
+        moved += int(end - start) * float(weights @ (points - exact))
+        law = np.bincount(points.astype(np.int64) % _GRID, weights=weights, minlength=_GRID)
         spectrum *= _power(np.fft.rfft(law), int(end - start))
-        observed += int(points[start:end].sum())
     least = round(delta * float(sizes.sum()) / step) - _GRID // 2  # the window's centre is the expected sum
     law = np.roll(np.fft.irfft(spectrum, _GRID), -least)
-    first = observed - least - math.ceil(_TIE * deviation / step)
-    return float(law[min(max(first, 0), _GRID) :].sum())
+    # By how much rounding moved the population's mean, the observed sum moves too.
+    observed = (float(sample.rates @ sizes) - _TIE * deviation) / step + moved
+    return float(law[min(max(math.ceil(observed) - least, 0), _GRID) :].sum())
 
 
 def _power(values: NDArray[np.complex128], exponent: int) -> NDArray[np.complex128]:
@@ -176,10 +178,12 @@ def _small_sample(p: float, population: Population, freedom: float) -> float:
 
     Satterthwaite's degrees of freedom of such a sum are freedom * (whole / seen part)^2.
     """
-    seen = float(population.weights @ population.distances**2)
-    if seen == 0.0:
+    distances, weights, unseen = population.distances, population.weights, population.unseen
+    whole = float(weights @ distances**2) + unseen * population.fall**2
+    seen = whole - unseen * population.fall**2 / (1 - unseen)  # about the mean of what was seen
+    if seen <= 1e-9 * whole:
         return p
-    freedom *= (1 + population.unseen * population.fall**2 / seen) ** 2
+    freedom *= (whole / seen) ** 2
     quantile = float(special.ndtri(p)) * math.sqrt(freedom / (freedom + 1))
     return float(special.stdtr(freedom, quantile))
 
