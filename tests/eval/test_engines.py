@@ -29,7 +29,7 @@ def test_vllm_gets_parallel_flags_adapter_and_executor(model_a, tmp_path, monkey
         dtype="bfloat16",
         engine={"gpu_memory_utilization": 0.5},
     )
-    kwargs = engines.load_engine(resolve(str(adapter)), settings, lambda cls: cls).kwargs
+    kwargs = engines.load_engine(resolve(str(adapter)), settings).kwargs
     expected = {
         "pretrained": str(model_a),
         "lora_local_path": str(adapter),
@@ -71,7 +71,7 @@ def test_hf_spreads_layers_over_gpus_on_request(model_a, monkeypatch):
 
     monkeypatch.setattr(upstream, "HFLM", Model)
     for wanted in (1, 2):
-        engine = engines.load_engine(resolve(str(model_a)), Settings(tensor_parallel=wanted), lambda cls: cls)
+        engine = engines.load_engine(resolve(str(model_a)), Settings(tensor_parallel=wanted))
         assert engine.kwargs["parallelize"] is (wanted > 1)
 
 
