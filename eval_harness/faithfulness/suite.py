@@ -22,6 +22,7 @@ from eval_harness.faithfulness.registry import ScorerSpec, digest
 from eval_harness.files.writing import check_space
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.models.engine_options import recorded
 from eval_harness.models.generation import Sampling, generate, plan_generation
 from eval_harness.models.generation.run import Generation
 from eval_harness.models.identity import sha
@@ -147,11 +148,16 @@ class FaithfulnessPlan:
                 "requests": len(self.generation.distinct),
                 "reused": counts.get("reused", 0),
                 "computed": counts.get("computed", 0),
-                "failed": 0,
+                "failed": counts.get("failed", 0),
             },
-            settings={"generation": {**dataclasses.asdict(self.sampling), "prompt": self.job.preset.prompt}},
+            settings={
+                **recorded(self.job.settings, self.job.ref),
+                "generation": {**dataclasses.asdict(self.sampling), "prompt": self.job.preset.prompt},
+            },
             seeds={"sampling": self.sampling.seed},
             notes=tuple(self._notes(cases)),
+            facts=self.generation.thinking.fact(),
+            complete=not counts.get("failed"),
         )
 
     def leave(self, folder: Path) -> None:

@@ -37,6 +37,7 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
+_TAG = "tag:yaml.org,2002:"
 
 
 def config_folder(kind: Kind) -> Path:
@@ -69,8 +70,18 @@ def read_yaml(path: Path, what: str) -> Any:
     """Parsed YAML; a key given twice is an error: an entry must not vanish behind its namesake."""
     import yaml
 
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} is not valid YAML", got=f"{path}: {error}", expected="YAML") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parsed YAML with unique keys, in which a date or a time of day stays the text that it is."""
+    import yaml
+
     class Loader(yaml.SafeLoader):
-        """SafeLoader with unique keys."""
+        """SafeLoader without YAML 1.1's dates and numbers to the base 60."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -79,10 +90,12 @@ def read_yaml(path: Path, what: str) -> Any:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", node.start_mark)
             return super().construct_mapping(node, deep)
 
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} is not valid YAML", got=f"{path}: {error}", expected="YAML") from error
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+            sixty = isinstance(value, str) and ":" in value and tag in (f"{_TAG}int", f"{_TAG}float")
+            return f"{_TAG}str" if sixty or tag == f"{_TAG}timestamp" else tag
+
+    return yaml.load(text, Loader=Loader)
 
 
 def parse_config(cls: type[C], raw: object, where: str, noun: Noun = "key", **fixed: Any) -> C:
@@ -179,7 +192,7 @@ def key_values(items: Iterable[str], flag: str) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(flag, got=item, expected="KEY=VALUE")
         try:
-            values[key] = yaml.safe_load(value)
+            values[key] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(flag, got=item, expected="KEY=VALUE, the value in YAML") from error
     return values

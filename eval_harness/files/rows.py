@@ -32,7 +32,7 @@ def read_rows(path: Path) -> list[Row]:
             row = json.loads(part) if isinstance(part, str) else part
             if not isinstance(row, dict):
                 raise ValueError(f"{type(row).__name__} instead of an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 "unreadable data file",
                 got=f"{path.name}, {where}: {error}",
@@ -49,7 +49,7 @@ def _parts(text: str) -> list[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             entries = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # lines, of which the first begins with a bracket: it is reported as what it is
         else:
             return [(f"row {number}", entry) for number, entry in enumerate(entries, 1)]

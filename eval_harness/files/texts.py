@@ -1,8 +1,10 @@
 """Texts that came from elsewhere, made fit for files, pages and terminals."""
 
+import json
 import unicodedata
 from typing import Any
 
+from eval_harness.errors import UserError
 from eval_harness.files.rows import sound
 
 
@@ -15,6 +17,20 @@ def sound_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {sound(key): sound_json(entry) for key, entry in value.items()}
     return value
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: without lone surrogates, NaN and infinity.
+
+    Raises:
+      UserError: a number that is not finite.
+    """
+    try:
+        return json.dumps(sound_json(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            "a result is not finite", got="NaN or infinity", expected="finite numbers", remedy="see --dtype"
+        ) from error
 
 
 def printable(text: str) -> str:

@@ -69,8 +69,7 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
     facts.append(("lm-eval version", ours.versions.get("lm_eval"), theirs.versions.get("lm_eval")))
     asked = dict.fromkeys((*ours.asked, *theirs.asked))
     facts += [(name, ours.settings.get(name), theirs.settings.get(name)) for name in asked]
-    mine, other = _prompting(ours), _prompting(theirs)
-    facts += [(name, mine.get(name), other.get(name)) for name in dict.fromkeys((*mine, *other))]
+    facts += _shaping(ours, theirs)
     known = {(s.task, s.metric, s.is_group): (s.version, s.shots) for s in theirs.scores}
     # A score that one run lacks is a missing task or metric, reported as such later.
     facts += [
@@ -88,10 +87,11 @@ def _check_settings(ours: SuiteResult, theirs: SuiteResult) -> None:
             )
 
 
-def _prompting(result: SuiteResult) -> dict[str, object]:
-    """Options of the engine that shape what is read or graded; a run of an older version kept them in one."""
-    kept = result.settings.get("prompting")
-    return {**result.settings.get("engine", {}), "strip_thinking": False} if kept is None else kept
+def _shaping(ours: SuiteResult, theirs: SuiteResult) -> list[tuple[str, object, object]]:
+    """Options of the engine that shape what is read or graded; older runs keep all options in one."""
+    both = all("prompting" in result.settings for result in (ours, theirs))
+    first, second = (result.settings.get("prompting" if both else "engine", {}) for result in (ours, theirs))
+    return [(name, first.get(name), second.get(name)) for name in sorted({*first, *second})]
 
 
 def differences(ours: SuiteResult, theirs: SuiteResult) -> list[str]:
@@ -107,6 +107,8 @@ def differences(ours: SuiteResult, theirs: SuiteResult) -> list[str]:
     for name in sorted({*ours.versions, *theirs.versions}):
         if ours.versions.get(name) != theirs.versions.get(name):
             notes.append(f"{name} differs: {ours.versions.get(name)} and {theirs.versions.get(name)}")
+    if ("prompting" in ours.settings) != ("prompting" in theirs.settings):
+        notes.append("one run is of an older version, which left thinking in the texts it graded")
     if ours.seeds != theirs.seeds:
         notes.append("seeds differ")
     identity = (ours.model.weights, ours.model.adapter, ours.model.tokenizer)
@@ -122,8 +124,8 @@ def _by_task(run: FinishedRun) -> dict[str, dict[int, ItemRecord]]:
             f"failed items in the {run.name}",
             got=f"{run.result.counts['failed']} requests without an answer",
             expected="0",
-            remedy="run the same command again: only the failed ones are asked; reasoning that used all new "
-            "tokens needs more of them",
+            remedy="run the same command again: only the failed ones are asked; where thinking used all new "
+            "tokens, it needs more",
         )
     tasks: dict[str, dict[int, ItemRecord]] = {}
     for item in run.items:

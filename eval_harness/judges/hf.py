@@ -13,6 +13,7 @@ from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import TemplateJudge
 from eval_harness.judges.types import UNPARSABLE, Answer, Question
 from eval_harness.models import engines
+from eval_harness.models.finite import check_finite
 from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.reference import chat_template, resolve
 from eval_harness.models.settings import Settings
@@ -153,4 +154,6 @@ def _next(model: Any, tokenizer: Any, rows: list[list[int]], count: int) -> tupl
                 return_dict_in_generate=True,
             ),
         )
+    for logits in done.logits:
+        check_finite(logits.amax(-1), "the judge's logits")
     return done.sequences[:, length:].tolist(), done.logits[0].float().softmax(-1)

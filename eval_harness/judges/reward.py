@@ -13,6 +13,7 @@ from eval_harness.judges.programs import compared
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.types import Answer, Cost, Judge, Question
 from eval_harness.models import engines
+from eval_harness.models.finite import check_finite
 from eval_harness.models.reference import chat_template, resolve
 
 Key = tuple[str, str]  # prompt (or document), text
@@ -114,6 +115,7 @@ class RewardJudge(Judge):
         ).to(model.device)
         with torch.inference_mode():
             rewards: list[float] = model(**tokens).logits[:, 0].float().tolist()
+        check_finite(rewards, "the rewards")
         return rewards
 
     def _shown(self, tokenizer: Any, prompt: str, text: str) -> str:

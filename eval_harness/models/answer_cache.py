@@ -12,7 +12,7 @@ from typing import Any
 
 from eval_harness.models.answer_store import AnswerStore, entry_key
 from eval_harness.models.finite import check_finite, finite
-from eval_harness.types import NO_ANSWER as FAILED  # never stored, so that a second run asks again
+from eval_harness.types import NO_ANSWER
 
 # An empty text that an endpoint really gave. A bare "" was once stored for null, and is asked for again.
 _EMPTY = {"text": ""}
@@ -65,7 +65,7 @@ class AnswerCache:
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
         """lm-eval's CacheHook interface: called once per answer after each batch."""
         queue = self._waiting.get(_signature(attr, req))
-        if not queue or res == FAILED:
+        if not queue or res == NO_ANSWER:  # never stored, so that a second run asks again
             return
         check_answer(attr, res)
         self._batch[queue.popleft()] = res
@@ -106,11 +106,13 @@ class AnswerCache:
             self.commit()
             for value in got:
                 check_answer(kind, value)
-            late = {k: a for (k, _), a in zip(part, got, strict=True) if k not in self.done and a != FAILED}
+            late = {
+                k: a for (k, _), a in zip(part, got, strict=True) if k not in self.done and a != NO_ANSWER
+            }
             self._write(late)
             for (key, _), value in zip(part, got, strict=True):
                 answers[key] = self.done.get(key, value)
-                self.counts["failed"] += value == FAILED
+                self.counts["failed"] += value == NO_ANSWER
         return [answers[key] for key in keys]
 
 

@@ -15,7 +15,7 @@ from eval_harness.models.reference import ModelRef
 from eval_harness.models.resumable import resumable
 from eval_harness.models.settings import Settings
 from eval_harness.models.thinking import Thinking
-from eval_harness.types import NO_ANSWER as FAILED
+from eval_harness.types import NO_ANSWER
 
 
 def endpoint_model(ref: ModelRef, settings: Settings, batch_size: int | str) -> Any:
@@ -97,8 +97,8 @@ def _class(chat: bool) -> type:
             try:
                 answer = self.thinking.answer(self._text(choice))
             except RemoteError:
-                return FAILED
-            return FAILED if answer is None else answer
+                return NO_ANSWER
+            return NO_ANSWER if answer is None else answer
 
         def parse_generations(self, outputs: Any, **_: Any) -> list[str]:
             """Texts in the order of the prompts."""

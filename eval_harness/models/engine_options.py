@@ -117,7 +117,7 @@ def upstream_options(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in settings.engine.items() if key in known}
 
 
-def recorded(settings: Settings, ref: ModelRef, strip: bool) -> dict[str, Any]:
+def recorded(settings: Settings, ref: ModelRef) -> dict[str, Any]:
     """The engine's options as a result keeps them, sorted by what a difference between two runs means.
 
     `prompting` shapes what the model reads or what is graded: two runs that differ in it asked two things.
@@ -128,6 +128,6 @@ def recorded(settings: Settings, ref: ModelRef, strip: bool) -> dict[str, Any]:
     numerics = {key: value for key, value in engine.items() if key not in _PROMPTING | _TRANSPORT}
     return {
         "engine": engine,
-        "prompting": {**prompting, "strip_thinking": strip},
+        "prompting": {**prompting, "strip_thinking": settings.strip_thinking},
         "numerics": numerics,
     }

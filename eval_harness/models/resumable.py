@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from eval_harness.models.answer_cache import AnswerCache
 from eval_harness.models.finite import FiniteScores, check_finite
 from eval_harness.models.thinking import Thinking, decode, marks_of
-from eval_harness.types import NO_ANSWER as FAILED
+from eval_harness.types import NO_ANSWER
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def local(base: type, upstream: str) -> type:
                     return str(plain(generation, stop, think_end_token))
                 # As lm-eval does: first the reasoning goes, then the answer is cut at stop strings.
                 answer = self.thinking.answer(generation)
-                return FAILED if answer is None else str(plain(answer, stop, None))
+                return NO_ANSWER if answer is None else str(plain(answer, stop, None))
 
             with replaced(module, "postprocess_generated_text", graded):
                 answers: list[Any] = super().generate_until(requests, **kwargs)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from eval_harness.reasoning.normalise import mean, normalise, weighted_mean
@@ -39,7 +40,7 @@ def task_scores(
                     value=float(table[metric]),
                     n=sizes[task],
                     version=versions[task],
-                    stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                    stderr=_number(stderr),
                     shots=group.shots,
                     main=main,
                     normalised=normalise(float(table[metric]), group.tasks[task]) if main else None,
@@ -48,6 +49,11 @@ def task_scores(
                 )
             )
     return scores
+
+
+def _number(value: object) -> float | None:
+    """A standard error; lm-eval gives a text or NaN where there is none."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def group_scores(scores: list[Score], preset: ReasoningPreset) -> list[Score]:

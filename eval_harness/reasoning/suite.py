@@ -201,7 +201,7 @@ class ReasoningPlan:
             scores=tuple(scores),
             items=item_records(raw["samples"], preset),
             counts={"items": sum(sizes.values()), "requests": self.requests, **counts},
-            settings=recorded(self.job.settings, self.job.ref, self.thinking.strip),
+            settings=recorded(self.job.settings, self.job.ref),
             facts=self.thinking.fact(),
             notes=tuple(notes),
             comparable=not notes,

@@ -10,7 +10,8 @@ from typing import Any
 
 from eval_harness.errors import UserError, first_line, near
 from eval_harness.files.writing import write_text
-from eval_harness.reasoning.data import DataMapping, prepare_split
+from eval_harness.reasoning.data import DataMapping
+from eval_harness.reasoning.prepared import prepare_splits
 from eval_harness.reasoning.preset import ReasoningPreset, TaskGroup
 
 
@@ -61,10 +62,7 @@ def check_data(
     for task, group in preset.tasks().items():
         splits = mapping.splits(task) if mapping else None
         if splits is not None:
-            prepared[task] = {
-                split: prepare_split(source, group.columns, f"{task}, split {split}", cache / "data")
-                for split, source in splits.items()
-            }
+            prepared[task] = prepare_splits(splits, group.columns, task, cache / "data")
     return prepared
 
 
@@ -73,8 +71,9 @@ def definition(task: str, group: TaskGroup, shipped: Path, splits: dict[str, Pat
     lines = [f"include: {json.dumps(str(shipped))}", f"task: {task}", f"num_fewshot: {group.shots}"]
     if splits is not None:
         files = {split: str(path) for split, path in splits.items()}
+        kind = "parquet" if any(path.suffix == ".parquet" for path in splits.values()) else "json"
         lines += [
-            "dataset_path: json",
+            f"dataset_path: {kind}",
             "dataset_name: null",
             f"dataset_kwargs: {json.dumps({'data_files': files})}",
         ]

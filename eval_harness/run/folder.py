@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
+from eval_harness.files.texts import json_text
 from eval_harness.files.writing import write_text
 from eval_harness.types import ASKED, SCHEMA_VERSION, ItemRecord, SuiteResult, parse, plain
 
@@ -14,9 +15,9 @@ _GROUP = "group:"  # began a group's name in schema version 1
 
 def write_run(folder: Path, result: SuiteResult, items: list[ItemRecord]) -> None:
     """Write items first, then the result that vouches for them."""
-    lines = (json.dumps(plain(item), ensure_ascii=False) for item in items)
-    write_text(folder / ITEMS, "".join(line + "\n" for line in lines))
-    write_text(folder / RESULT, json.dumps(plain(result), indent=1, ensure_ascii=False) + "\n")
+    text = "".join(json_text(plain(item)) + "\n" for item in items)
+    write_text(folder / ITEMS, text)
+    write_text(folder / RESULT, json_text(plain(result), indent=1) + "\n")
 
 
 def is_finished(folder: Path) -> bool:

@@ -11,13 +11,22 @@ METRIC = "win_rate,both_orders"
 
 
 class Comparison(NamedTuple):
-    """Two texts to one prompt; `task` and `doc_id` are those of the item."""
+    """Two texts to one prompt; `task` and `doc_id` are those of the item.
+
+    `failed`: one of the texts did not come. It is never judged, whatever the other says.
+    """
 
     task: str
     doc_id: int
     prompt: str
     candidate: str
     baseline: str
+    failed: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether a judge is asked: about two texts that differ."""
+        return not self.failed and self.candidate != self.baseline
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,14 @@ class Judgement:
 
 
 TIE = Judgement(0.5, (0.5, 0.5), (JUDGED, JUDGED))
+LACKING = Judgement(None, (None, None), (FAILED, FAILED))
 
 
 def questions(comparisons: Sequence[Comparison]) -> list[Question]:
     """Two questions per comparison, the candidate's text first, then second; equal texts are not asked."""
     asked = []
     for pair in comparisons:
-        if pair.candidate != pair.baseline:
+        if pair.asked:
             for first, second in ((pair.candidate, pair.baseline), (pair.baseline, pair.candidate)):
                 asked.append(Question({"prompt": pair.prompt, "first": first, "second": second}))
     return asked
@@ -61,8 +71,8 @@ def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> 
     """
     rest, judged = iter(answers), []
     for pair in comparisons:
-        if pair.candidate == pair.baseline:
-            judged.append(TIE)
+        if not pair.asked:
+            judged.append(LACKING if pair.failed else TIE)
             continue
         one, two = next(rest), next(rest)
         share = None
@@ -95,7 +105,7 @@ class Tally(NamedTuple):
 def tally(comparisons: Sequence[Comparison], judged: Sequence[Judgement]) -> Tally:
     """Count."""
     shares = [j.share for j in judged if j.share is not None]
-    asked = [j for pair, j in zip(comparisons, judged, strict=True) if pair.candidate != pair.baseline]
+    asked = [j for pair, j in zip(comparisons, judged, strict=True) if pair.asked or pair.failed]
     both = [j for j in asked if j.share is not None]
     statuses = Counter(status for j in asked for status in j.statuses)
     values = [value for j in asked for value in j.orders if value is not None]
@@ -106,7 +116,7 @@ def tally(comparisons: Sequence[Comparison], judged: Sequence[Judgement]) -> Tal
         sum(s == 0.5 for s in shares),
         sum(s < 0.5 for s in shares),
         len(judged) - len(asked),
-        2 * len(asked),
+        2 * sum(pair.asked for pair in comparisons),
         statuses[UNPARSABLE],
         statuses[FAILED],
         sum(j.biased for j in both) / len(both) if both else 0.0,

@@ -33,10 +33,9 @@ def estimate(
     unknown = any(text is None for side in known for text in side)
     pairs = []
     for slot, mine, other in zip(slots, *known, strict=True):
-        texts = [
-            _stand_in(text, side, slot, preset) for side, text in (("candidate", mine), ("baseline", other))
-        ]
-        pairs.append(Comparison(slot.task, slot.doc_id, prompts[slot.prompt], *texts))
+        ours = _stand_in(mine, "candidate", slot, preset)
+        theirs = _stand_in(other, "baseline", slot, preset)
+        pairs.append(Comparison(slot.task, slot.doc_id, prompts[slot.prompt], ours, theirs))
     asked = questions(pairs)
     open_ones = open_questions(judge, asked, store)
     cost = judge.cost(list(open_ones.values()))

@@ -14,12 +14,23 @@ from eval_harness.errors import UserError
 from eval_harness.files.writing import check_space
 from eval_harness.judges import Judge, ask
 from eval_harness.models.answer_store import AnswerStore
+from eval_harness.models.engine_options import recorded
 from eval_harness.models.identity import sha
 from eval_harness.models.reference import ModelRef
 from eval_harness.run.job import BASELINE, Measured
 from eval_harness.run.registry import Suite, register_suite
 from eval_harness.types import ASKED, ItemRecord, ModelIdentity, Score
-from eval_harness.win_rate.comparisons import METRIC, TIE, Comparison, Judgement, judgements, questions, tally
+from eval_harness.win_rate.comparisons import (
+    LACKING,
+    METRIC,
+    TIE,
+    Comparison,
+    Judgement,
+    Tally,
+    judgements,
+    questions,
+    tally,
+)
 from eval_harness.win_rate.estimate import estimate
 from eval_harness.win_rate.official import check_official, official_facts, run_official
 from eval_harness.win_rate.options import (
@@ -131,15 +142,18 @@ class WinRatePlan:
         counts: dict[str, int] = {"texts_reused": 0, "texts_computed": 0}
         pairs = self._write(store, counts)
         if self.job.role == BASELINE:
-            return self._measured(pairs, [TIE] * len(pairs), counts)
+            return self._measured(pairs, [LACKING if pair.failed else TIE for pair in pairs], counts)
         answers, asked = ask(self.judge, questions(pairs), store)
         counts |= {name: asked[name] for name in ("reused", "computed")}
-        return self._measured(pairs, judgements(pairs, answers), counts)
+        why = next((answer.text for answer in answers if answer.value is None), "no text came")
+        return self._measured(pairs, judgements(pairs, answers), counts, why)
 
     def _official(self, pairs: list[Comparison]) -> list[tuple[str, str]]:
         annotator = self.job.options.alpaca_official
         if not annotator:
             return []
+        if any(pair.failed for pair in pairs):
+            return [("alpaca-eval", "not asked: some texts did not come")]
         judge = check_official(self.judge, len(self.slots), len(self.prompts))
         where = self.job.cache or self.job.work
         say = functools.partial(print, file=sys.stderr)
@@ -154,7 +168,10 @@ class WinRatePlan:
         ours = theirs if self.job.role == BASELINE else self.ours.texts(self.slots, store, written)
         counts |= {f"texts_{name}": number for name, number in written.items()}
         return [
-            Comparison(slot.task, slot.doc_id, self.prompts[slot.prompt], mine, other)
+            Comparison(
+                *(slot.task, slot.doc_id, self.prompts[slot.prompt], mine or "", other or ""),
+                failed=mine is None or other is None,
+            )
             for slot, mine, other in zip(self.slots, ours, theirs, strict=True)
         ]
 
@@ -172,41 +189,53 @@ class WinRatePlan:
             prompt=pair.prompt,
         )
 
-    def _measured(self, pairs: list[Comparison], judged: list[Judgement], counts: dict[str, int]) -> Measured:
+    def _measured(
+        self,
+        pairs: list[Comparison],
+        judged: list[Judgement],
+        counts: dict[str, int],
+        why: str = "no text came",
+    ) -> Measured:
         from eval_harness.win_rate.summary import facts, scores
 
         count = tally(pairs, judged)
         if not count.judged:
-            reason = next((s for j in judged for s in j.statuses), "nothing asked")
             raise UserError(
                 "no comparison has a judgement",
-                got=f"{count.failed} failed and {count.unparsable} unreadable answers ({reason})",
+                got=f"{count.failed} failed and {count.unparsable} unreadable answers ({why})",
                 expected="answers that the template can read",
                 remedy="check judge and template, then run again: answers that failed are asked again",
             )
         version, is_baseline = str(self.preset.version), self.job.role == BASELINE
         made = _halves(pairs, version) if is_baseline else scores(pairs, judged, version)
         shown = [] if is_baseline else [*facts(pairs, judged, made, self.judge), *self._official(pairs)]
+        shown += self.ours.facts()
         counts |= {"items": count.comparisons, "requests": count.answers, "identical": count.identical}
         counts |= {"judge_failed": count.failed, "judge_unparsable": count.unparsable}
         return Measured(
             scores=tuple(made),
             items=[self._item(pair, one) for pair, one in zip(pairs, judged, strict=True)],
             counts=counts,
-            settings={"sampling": dataclasses.asdict(self.preset.sampling), "win_rate": self.against},
-            notes=() if is_baseline else tuple(self._notes(count.failed, count.unparsable)),
+            settings={
+                **recorded(self.job.settings, self.job.ref),
+                "sampling": dataclasses.asdict(self.preset.sampling),
+                "win_rate": self.against,
+            },
+            notes=tuple(self._notes(sum(pair.failed for pair in pairs), count)),
             facts=tuple(shown),
             asked=(*ASKED, "win_rate"),
             max_unjudged=self.preset.max_unjudged,
             complete=not count.failed,
         )
 
-    def _notes(self, failed: int, unparsable: int) -> list[str]:
+    def _notes(self, lacking: int, count: Tally) -> list[str]:
         notes = []
-        if failed:
+        if lacking:
+            notes.append(f"{lacking} comparisons lack a text (refused, filtered or never finished reasoning)")
+        if failed := count.failed - 2 * lacking:
             notes.append(f"{failed} judgements failed; run the same command again to ask them again")
-        if unparsable:
-            notes.append(f"{unparsable} judgements cannot be read")
+        if count.unparsable:
+            notes.append(f"{count.unparsable} judgements cannot be read")
         return notes
 
 

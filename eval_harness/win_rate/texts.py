@@ -10,7 +10,7 @@ from eval_harness.files.rows import PROMPT_KEYS, data_name, read_rows, text_fiel
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.generation import Sampling, generate, plan_generation
 from eval_harness.models.generation.run import Generation
-from eval_harness.models.generation.types import Sample, Written
+from eval_harness.models.generation.types import FAILED, Sample, Written
 from eval_harness.models.identity import sha
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings
@@ -43,8 +43,11 @@ class Source(Protocol):
     def known(self, slots: Sequence[Slot], store: AnswerStore | None) -> list[str | None]:
         """Texts that are there already; nothing is generated."""
 
-    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
-        """All texts, without white space at the ends."""
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str | None]:
+        """All texts, without white space at the ends; None where one did not come."""
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What a report says of how the texts were read."""
 
 
 def slots_of(preset: WinRatePreset, prompts: int, files_only: bool) -> list[Slot]:
@@ -90,9 +93,13 @@ class FileTexts:
         """All of them."""
         return [self._texts[slot.prompt] for slot in slots]
 
-    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str | None]:
         """All of them; no counts."""
         return [self._texts[slot.prompt] for slot in slots]
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """None: they are read as they are."""
+        return ()
 
 
 class WrittenTexts:
@@ -113,12 +120,17 @@ class WrittenTexts:
         held = store.read(set(keys)) if store else {}
         return [Written(*held[key]).text.strip() if key in held else None for key in keys]
 
-    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str]:
+    def texts(self, slots: Sequence[Slot], store: AnswerStore, counts: dict[str, int]) -> list[str | None]:
         """Generate what is missing."""
         samples: dict[tuple[int, float, int], Sample] = {
             (s.prompt, s.temperature, s.number): s for s in generate(self.plan, store, counts)
         }
-        return [samples[slot.prompt, slot.temperature, slot.number].text.strip() for slot in slots]
+        drawn = [samples[slot.prompt, slot.temperature, slot.number] for slot in slots]
+        return [None if sample.finish == FAILED else sample.text.strip() for sample in drawn]
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Whether reasoning is removed."""
+        return self.plan.thinking.fact()
 
 
 def source_of(

@@ -9,9 +9,9 @@ import pytest
 
 from eval_harness.errors import UserError
 from eval_harness.gate.compare import FinishedRun, pair_runs
-from eval_harness.models.answer_cache import FAILED
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.run.folder import read_items, read_result
+from eval_harness.types import NO_ANSWER
 
 from .conftest import BBH
 
@@ -240,7 +240,7 @@ def test_an_answer_that_did_not_come_is_none(cli, url, tmp_path, nothing, concur
     result = read_result(tmp_path / "out")
     assert result.counts["failed"] == 8
     assert any("no answer" in note for note in result.notes)
-    assert {tuple(i.outputs) for i in read_items(tmp_path / "out")} == {(FAILED,)}
+    assert {tuple(i.outputs) for i in read_items(tmp_path / "out")} == {(NO_ANSWER,)}
     run = FinishedRun("candidate", result, read_items(tmp_path / "out"))
     with pytest.raises(UserError, match="failed items"):
         pair_runs(run, run._replace(name="baseline"))
@@ -303,7 +303,7 @@ def test_reasoning_is_removed_before_an_answer_is_graded_and_the_result_says_so(
     assert {tuple(i.outputs) for i in read_items(tmp_path / "out")} == {("three",)}
     result = read_result(tmp_path / "out")
     assert result.facts[0][0] == "reasoning"
-    assert result.settings["prompting"]["strip_thinking"] is True
+    assert result.settings["prompting"]["strip_thinking"] == "auto"
     assert cli("--model", url, *CHAT, "--strip-thinking", "no", out=tmp_path / "raw") == 0
     assert {tuple(i.outputs) for i in read_items(tmp_path / "raw")} == {("<think>one, two</think>\n\nthree",)}
 

@@ -209,7 +209,7 @@ def edit(item, **fields):
         (lambda items: [edit(items[0], target="1"), *items[1:]], "another target"),
         (lambda items: [edit(items[0], doc_id=4711), *items[1:]], "documents in one run only"),
         (lambda items: [edit(items[0], metrics={}), *items[1:]], "acc,none of alpha 0"),
-        (lambda items: [edit(items[0], metrics={METRIC: float("nan")}), *items[1:]], "a number in [0, 1]"),
+        (lambda items: [edit(items[0], metrics={METRIC: "NaN"}), *items[1:]], "a number in [0, 1]"),
         (lambda items: [edit(items[0], metrics={METRIC: 7}), *items[1:]], "a number in [0, 1]"),
         (lambda items: [edit(items[0], metrics={METRIC: [1, 1]}), *items[1:]], "as many in both runs"),
         (lambda items: [edit(items[0], metrics={METRIC: 0}), *items[1:]], "do not belong together"),

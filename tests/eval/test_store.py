@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval_harness.models.answer_cache import FAILED, AnswerCache
+from eval_harness.models.answer_cache import AnswerCache
 from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.types import NO_ANSWER
 
 text = st.text(max_size=6)
 parts = st.tuples(
@@ -133,10 +134,10 @@ def test_failed_answers_are_not_kept(store):
     journal = AnswerCache(store, "n", {}, each=True)
 
     def ask(part):
-        journal.add_partial("generate_until", part[0].args, FAILED)
-        return [FAILED]
+        journal.add_partial("generate_until", part[0].args, NO_ANSWER)
+        return [NO_ANSWER]
 
-    assert journal.answer("generate_until", [request("p", {})], ask, 0) == [FAILED]
+    assert journal.answer("generate_until", [request("p", {})], ask, 0) == [NO_ANSWER]
     assert len(store) == 0
     assert journal.counts["failed"] == 1
 

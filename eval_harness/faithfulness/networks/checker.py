@@ -12,6 +12,7 @@ from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device
 from eval_harness.faithfulness.networks.labels import read_labels
 from eval_harness.faithfulness.networks.loading import by_length, load, progress, read_config
+from eval_harness.models.finite import check_finite
 
 Floats = NDArray[np.float64]
 _T5_LONGEST = 2048  # relative positions: the published checker was run with so many
@@ -94,6 +95,7 @@ class Checker:
                 ).logits[:, 0, self._columns]
             else:
                 logits = self._model(**batch).logits
+        check_finite(logits, "the answers' logits")
         column = 1 if self._generates else self._columns[0]
         chances: Floats = torch.softmax(logits.double(), dim=-1)[:, column].cpu().numpy()
         return chances

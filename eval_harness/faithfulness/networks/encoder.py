@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device
 from eval_harness.faithfulness.networks.loading import by_length, load, progress, read_config
+from eval_harness.models.finite import check_finite
 
 Floats = NDArray[np.float64]
 # Layers that agree best with human judgements of translation, by hub name.
@@ -124,6 +125,7 @@ class Encoder:
         )
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=mask)[0].double().cpu().numpy()
+        check_finite(hidden[mask.cpu().numpy() == 1], "the encoder's vectors")
         return [hidden[i, : len(row)] for i, row in enumerate(rows)]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eval_harness.faithfulness.examples import Device
 from eval_harness.faithfulness.networks.loading import by_length, load, progress
+from eval_harness.models.finite import check_finite
 
 _AT_ONCE = 32768  # pairs tokenised together: bounds the memory of their token lists
 _REMEMBERED = 500_000  # pairs; candidate, baseline and several scorers ask the same ones
@@ -79,6 +80,7 @@ class PairClassifier:
         batch = self._loaded.tokenizer.pad(rows, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             logits = model(**batch).logits
+        check_finite(logits, "the classes' logits")
         chances: Floats = torch.softmax(logits.double(), dim=-1).cpu().numpy()
         return chances
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from eval_harness.errors import UserError
+from eval_harness.files.texts import json_text
 from eval_harness.files.writing import write_text
 from eval_harness.gate.reports import html, junit, markdown
 from eval_harness.gate.verdicts import Decision, parse_decision
@@ -17,7 +18,7 @@ def render_all(decision: Decision) -> dict[str, str]:
         PAGE: html.render(decision),
         COMMENT: markdown.render(decision),
         JUNIT: junit.render(decision),
-        DATA: json.dumps(decision.to_json(), indent=1, ensure_ascii=False) + "\n",
+        DATA: json_text(decision.to_json(), indent=1) + "\n",
     }
 
 
