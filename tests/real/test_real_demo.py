@@ -150,7 +150,7 @@ def test_a_reward_head_learns_and_is_a_plain_folder(tiny_models, tmp_path):
     found = train_on_pairs(head, pairs[:16], pairs[16:], 0)
     assert found == {"pairs": 16.0, "train": 1.0, "validation": 1.0}
     head.save(tmp_path / "judge")
-    judge = build_judge("reward", {"model": str(tmp_path / "judge"), "max_length": "32"})
+    judge = build_judge("reward", {"model": str(tmp_path / "judge"), "max_length": 32})
     field = {"prompt": "dog 3", "first": " bad bad house", "second": " good good film"}
     assert [answer.value for _, answer in judge.answers([Question(field)])] == [0.0]
     texts = [Review("good film", True), Review("bad house", False)] * 8
