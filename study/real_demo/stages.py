@@ -39,7 +39,7 @@ class Stages:
         self.number = 0
 
     def run(self, name: str, work: Callable[[], None]) -> None:
-        """Do a stage; its wall and processor time are kept. What came after it before is void."""
+        """Do a stage; its wall and processor time are kept."""
         self.number += 1
         heading = f"[{self.number}/{self.total}] {name}"
         if name in self.done:

@@ -63,9 +63,11 @@ def test_the_probe_lets_the_model_pass(loaded):
 
 
 def test_activation_sites_are_found(loaded):
-    sites = find_sites(loaded[0])
-    assert len({site.name for site in sites}) == len(sites)
-    assert len(sites) % 30 in (0, 1)  # the same in each of the 30 blocks, and perhaps the last norm
+    names = [site.name for site in find_sites(loaded[0])]
+    assert len(set(names)) == len(names)
+    blocks = [{name.rpartition("_")[0] for name in names if name.endswith(f"_{i}")} for i in range(30)]
+    assert blocks[0] >= {"attn.q_proj", "attn.k_proj", "attn.v_proj", "resid.attention"}
+    assert all(block == blocks[0] for block in blocks)
 
 
 def gradients(model, loss):
@@ -130,13 +132,14 @@ def test_the_fused_head_gives_the_values_and_gradients_of_logits(loaded, batch):
             values = fused_statistics(hidden, HeadWeights(head, None), targets, reference, with_kl=True)
             logps, kl = values.policy_logps, values.token_kl
         else:
-            log_p = (hidden @ head.T).log_softmax(-1)
-            log_q = (other[row, place] @ weight.T).log_softmax(-1)
+            log_p = (hidden.double() @ head.double().T).log_softmax(-1)
+            log_q = (other[row, place].double() @ weight.double().T).log_softmax(-1)
             logps = log_p.gather(1, targets[:, None])[:, 0]
             kl = (log_q.exp() * (log_q - log_p)).sum(-1)
         scale = torch.linspace(-1, 2, len(targets))
-        found = torch.autograd.grad((scale * logps + scale.flip(0) * kl).sum(), (hidden, head))
+        found = torch.autograd.grad((scale.to(kl) * logps + scale.flip(0).to(kl) * kl).sum(), (hidden, head))
         results.append((logps.detach(), kl.detach(), *found))
     assert results[1][1].min() > 1e-3
     for got, want in zip(*results):
-        assert (got - want).norm() / want.norm() < 1e-5
+        # The KL is a small difference of large numbers: it has fewer right digits in float32.
+        assert (got - want).norm() / want.norm() < 5e-5
