@@ -18,6 +18,8 @@ from benchmarks.step.models import Models
 from benchmarks.step.workloads import PAD, PairBatch
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters.prefix import attention as prefix_attention
+from sparsepo_plugin.adapters.prefix.spans import PairSizes, Spans
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.forward.pair_statistics import statistics
 from sparsepo_plugin.forward.runner import ForwardRunner, ModelOutput
@@ -44,13 +46,15 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.long().cumsum(-1) - 1).masked_fill(attention == 0, 1)
 
 
-class _Bare:
+class Bare:
+    """A row that needs nothing done to the models."""
+
     def ready(self) -> AbstractContextManager[None]:
         """The models are needed as they are."""
         return nullcontext()
 
 
-class PlainDPO(_Bare):
+class PlainDPO(Bare):
     """OpenRLHF's DPO step: float32 logits of all positions, log-sum-exp in chunks of 1,024 rows."""
 
     def __init__(self, models: Models) -> None:
@@ -66,7 +70,12 @@ class PlainDPO(_Bare):
         return -functional.logsigmoid(BETA * (chosen - rejected)).mean()
 
     def _logps(self, model: Any, ids: Tensor, attention: Tensor, response: Tensor) -> Tensor:
-        output = model(ids, attention_mask=attention, position_ids=positions(attention))
+        found = self._token_logps(model, ids, attention, {"position_ids": positions(attention)})
+        return (found[:, :-1] * response[:, 1:]).sum(-1)
+
+    def _token_logps(self, model: Any, ids: Tensor, attention: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Log-probability of the next token at every position, [rows, seq]."""
+        output = model(ids, attention_mask=attention, **inputs)
         # Upstream's output object holds the float32 logits, and nobody the model's own.
         output["logits"] = output["logits"].to(torch.float32)
         logits, labels = output["logits"], torch.roll(ids, -1, 1)
@@ -74,11 +83,72 @@ class PlainDPO(_Bare):
         for rows in flat.split(1024):
             values.append(torch.logsumexp(rows, dim=-1))
         at_labels = logits.gather(-1, labels[..., None]).squeeze(-1)
-        found = at_labels - torch.cat(values).view_as(labels)
-        return (found[:, :-1] * response[:, 1:]).sum(-1)
+        return at_labels - torch.cat(values).view_as(labels)
 
 
-class PlainSparsePO(_Bare):
+class PackedDPO(PlainDPO):
+    """The same with --ds.packing_samples: all rows one after the other, without padding.
+
+    Upstream runs flash-attention's variable-length kernel; so does this where it is, through the attention of
+    shared rows with sequences that share nothing.
+
+    Raises:
+      ValueError: a model does not allow it.
+    """
+
+    def __init__(self, models: Models) -> None:
+        super().__init__(models)
+        kernel = prefix_attention.VARLEN
+        for model in models:
+            if reason := prefix.probe(model, kernel):
+                raise ValueError(f"no packed rows: {reason}")
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Within the context the models run over sequences."""
+        for model in self.models:
+            prefix.attach(model, prefix_attention.VARLEN)
+        try:
+            yield
+        finally:
+            for model in self.models:
+                prefix.detach(model)
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Mean loss of the pairs."""
+        ids, attention, response = two_rows(batch)
+        kept, lengths = attention.bool(), attention.sum(1).tolist()
+        rows = _alone(ids[kept], positions(attention)[kept], lengths)
+        seen = response[kept][1:]
+        row = torch.arange(len(ids), device=ids.device).repeat_interleave(attention.sum(1))[1:]
+        with prefix.sharing(rows):
+            policy = self._packed(self.models.policy, rows.token_ids, seen, row)
+        with torch.no_grad(), prefix.sharing(rows):
+            reference = self._packed(self.models.reference, rows.token_ids, seen, row)
+        chosen, rejected = (policy - reference).chunk(2)
+        return -functional.logsigmoid(BETA * (chosen - rejected)).mean()
+
+    def _packed(self, model: Any, ids: Tensor, seen: Tensor, row: Tensor) -> Tensor:
+        """Log-probability of every row's response, [2 * pairs]."""
+        every = torch.ones_like(ids, dtype=torch.bool)
+        found = self._token_logps(model, ids, every.long(), {})[0, :-1] * seen
+        return found.new_zeros(int(row[-1]) + 1).index_add(0, row, found)
+
+
+def _alone(ids: Tensor, position_ids: Tensor, lengths: list[int]) -> prefix.SharedRows:
+    """Rows in one, each a sequence of its own, in the form of shared rows; they have no window."""
+    sizes = [PairSizes(length, length, length) for length in lengths]
+    nothing = ResponseWindow(*(ids.new_zeros(0, 0) for _ in range(3)))
+    pairs = torch.arange(len(lengths), device=ids.device).repeat_interleave(
+        torch.tensor(lengths, device=ids.device)
+    )
+    return prefix.SharedRows(
+        ids[None], torch.ones_like(ids)[None], position_ids[None], torch.zeros_like(ids)[None], nothing,
+        ids.new_zeros(0, 0), pairs[None], Spans.of(sizes, None, ids.device),
+    )  # fmt: skip
+
+
+class PlainSparsePO(Bare):
     """SparsePO written down as the formula stands: whole distributions of both models at every position."""
 
     def __init__(self, models: Models, objective: ConfiguredLoss) -> None:

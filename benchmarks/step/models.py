@@ -32,6 +32,8 @@ class Shape:
 SMALL = Shape()
 # The sizes of Llama 3.2 1B.
 ONE_BILLION = Shape(hidden=2048, layers=16, heads=32, kv_heads=8, intermediate=8192)
+# The sizes of Llama 3.1 8B.
+EIGHT_BILLION = Shape(hidden=4096, layers=32, heads=32, kv_heads=8, intermediate=14336, tied=False)
 TINY = Shape(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64)
 
 

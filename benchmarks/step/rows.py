@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.step.bare import BETA, SEED, PlainSparsePO, objective_of
+from benchmarks.step.bare import BETA, SEED, Bare, PlainSparsePO, objective_of
 from benchmarks.step.models import Models
 from benchmarks.step.workloads import END, PAD, PairBatch, Step, by_length, sizes
 from sparsepo_plugin.adapters.openrlhf import flags
@@ -123,7 +123,7 @@ def _plain(models: Models, _: tuple[str, ...]) -> PlainSparsePO:
     return PlainSparsePO(models, objective_of("sparsepo", models))
 
 
-class ByTRL:
+class ByTRL(Bare):
     """TRL's own trainer: its collator and its compute_loss."""
 
     def __init__(self, models: Models, _: tuple[str, ...]) -> None:
@@ -138,14 +138,14 @@ class ByTRL:
             tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<pad>"
         )
         settings = DPOConfig(
-            output_dir=tempfile.mkdtemp(), beta=BETA, use_cpu=True, bf16=False, gradient_checkpointing=False,
-            report_to=[], disable_tqdm=True, max_length=None,
+            output_dir=tempfile.mkdtemp(), beta=BETA, use_cpu=models.policy.device.type == "cpu", bf16=False,
+            gradient_checkpointing=False, report_to=[], disable_tqdm=True, max_length=None,
         )  # fmt: skip
         data = Dataset.from_list([{"prompt": "a", "chosen": "a", "rejected": "a"}])
         self._trainer = DPOTrainer(
             models.policy, models.reference, settings, train_dataset=data, processing_class=tokenizer
         )
-        self._policy, self.mask_source = models.policy, nn.Identity()
+        self.models, self._policy, self.mask_source = models, models.policy, nn.Identity()
 
     def loss(self, batch: PairBatch) -> Tensor:
         """Mean loss of the pairs."""
@@ -159,8 +159,12 @@ class ByTRL:
                     "rejected_ids": rejected[prompt:],
                 }
             )
-        found: Tensor = self._trainer.compute_loss(self._policy, self._trainer.data_collator(examples))
+        found: Tensor = self._trainer.compute_loss(self._policy, self._inputs(examples))
         return found
+
+    def _inputs(self, examples: list[Any]) -> dict[str, Any]:
+        device = self._policy.device
+        return {name: value.to(device) for name, value in self._trainer.data_collator(examples).items()}
 
 
 def _sparse(name: str, *argv: str, sorted: bool = False) -> Variant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class Workload:
     """What a step is fed.
 
     Attributes:
-      name: "tldr" or "hh": lengths from lengths/NAME.json; "made": as ``length`` and ``share`` say.
+      name: "tldr" or "hh": lengths from lengths/NAME.json; "made": as ``length`` and ``share`` say; "spread":
+        around them, as ragged as a chat's.
       vocabulary: entries of the model's vocabulary.
       pairs: pairs of an optimizer step.
       micro: pairs of a forward pass.
@@ -41,9 +43,9 @@ class Workload:
 
     def label(self) -> str:
         """Short name for tables."""
-        if self.name != "made":
+        if self.name not in ("made", "spread"):
             return self.name
-        return f"made, {self.length} tokens, prompt {self.share:.0%}"
+        return f"{self.name}, {self.length} tokens, prompt {self.share:.0%}"
 
 
 class PairBatch(NamedTuple):
@@ -92,6 +94,8 @@ def triples(work: Workload) -> list[tuple[int, int, int]]:
         if response < 1:
             raise ValueError(f"made pairs: got length {work.length} and share {work.share}, no response left")
         return [(prompt, response, response)]
+    if work.name == "spread":
+        return _spread(work)
     path = LENGTHS / f"{work.name}.json"
     if not path.is_file():
         known = sorted(file.stem for file in LENGTHS.glob("*.json"))
@@ -104,6 +108,17 @@ def triples(work: Workload) -> list[tuple[int, int, int]]:
     if not found:
         raise ValueError(f"workload {work.name}: no pair fits into {work.most} tokens")
     return found
+
+
+def _spread(work: Workload) -> list[tuple[int, int, int]]:
+    """Log-normal lengths with a deviation of 0.6, each part by itself; no data set's, and none is needed."""
+    rng = random.Random(0)
+
+    def some(centre: float) -> int:
+        return max(1, round(centre * math.exp(rng.gauss(0, 0.6))))
+
+    prompt, response = work.length * work.share, work.length * (1 - work.share)
+    return [(some(prompt), some(response), some(response)) for _ in range(400)]
 
 
 def steps(work: Workload, count: int, seed: int = 0) -> list[Step]:
