@@ -23,13 +23,13 @@ _PROBE = 10.0  # seconds for the list of models
 class RemoteError(Exception):
     """One question got no answer; the text is one line without secrets.
 
-    `refused`: the server is there and refuses this question, or answers it with nothing; asking again would
-    change nothing. Else nobody answered in all tries.
+    `refused`: the server is there and refuses this question; `empty`: it answers with nothing. Asking again
+    would change neither. Else nobody answered in all tries.
     """
 
-    def __init__(self, text: str, refused: bool = False) -> None:
+    def __init__(self, text: str, *, refused: bool = False, empty: bool = False) -> None:
         super().__init__(text)
-        self.refused = refused
+        self.refused, self.empty, self.final = refused, empty, refused or empty
 
 
 class Refusals:
@@ -40,9 +40,13 @@ class Refusals:
         self._most, self._refused, self._answered = most, 0, False
 
     def note(self, error: RemoteError | None) -> None:
-        """Count an answer (None) or a refusal. Raises UserError: the first questions were all refused."""
-        self._answered = self._answered or error is None
-        self._refused += error is not None
+        """Count an answer (None, or an empty one) or a refusal.
+
+        Raises:
+          UserError: the first questions were all refused.
+        """
+        refused = error is not None and error.refused
+        self._answered, self._refused = self._answered or not refused, self._refused + refused
         if not self._answered and self._refused >= self._most:
             raise UserError(
                 "the endpoint refuses the questions",
@@ -66,7 +70,7 @@ def chat_text(choice: dict[str, Any]) -> str:
         raise TypeError(f"content is {type(text).__name__}")
     cut_off = finish in ("length", "tool_calls") or bool(message.get("tool_calls"))
     if text is None or finish == "content_filter" or (not text and cut_off):
-        raise RemoteError(_why_empty(message, finish), refused=True)
+        raise RemoteError(_why_empty(message, finish), empty=True)
     return text
 
 

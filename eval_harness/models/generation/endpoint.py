@@ -58,7 +58,7 @@ class EndpointGenerator:
         try:
             written = self._client.post("chat/completions" if self._chat else "completions", body, self._read)
         except RemoteError as error:
-            if not error.refused:
+            if not error.final:
                 raise
             self._refusals.note(error)
             return Written("", 0, FAILED)
