@@ -14,7 +14,8 @@ from eval_harness.judges.templates import TemplateJudge
 from eval_harness.judges.types import FAILED, Answer, Cost, Question
 from eval_harness.models.http_answers import tokens_used
 from eval_harness.models.identity import sha
-from eval_harness.models.openai_client import Client, Refusals, Remote, RemoteError, chat_text
+from eval_harness.models.openai_client import Client, Remote
+from eval_harness.models.remote_answers import Refusals, RemoteError, chat_text
 
 _FAILURES = 20  # in a row, each after all its tries: nobody is there
 _REFUSALS = 3  # of the first questions, and no answer yet: this server takes no question of ours

@@ -241,4 +241,4 @@ def test_the_engine_refuses_nothing_that_fits(adapter):
     from eval_harness.models.settings import Settings
 
     settings = Settings(device="cpu", dtype="float32")
-    assert engines.load_engine(resolve(str(adapter)), settings, lambda cls: cls)
+    assert engines.load_engine(resolve(str(adapter)), settings)

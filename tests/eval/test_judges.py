@@ -14,7 +14,8 @@ from eval_harness.judges.registry import judge_names, judge_options
 from eval_harness.judges.templates import load_template, parse_template, template_names
 from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.openai_client import Client, Remote, RemoteError, retry_after
+from eval_harness.models.openai_client import Client, Remote, retry_after
+from eval_harness.models.remote_answers import RemoteError
 
 from . import tiny
 from .judge_server import LOUD, Judge, prefers

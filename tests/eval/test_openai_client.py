@@ -10,7 +10,8 @@ import pytest
 
 from eval_harness.errors import UserError
 from eval_harness.models.http_answers import parse, retry_after, tokens_used
-from eval_harness.models.openai_client import Client, Remote, RemoteError, chat_text
+from eval_harness.models.openai_client import Client, Remote
+from eval_harness.models.remote_answers import RemoteError, chat_text
 
 KEY = "sk-canary-42"
 
