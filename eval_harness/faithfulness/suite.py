@@ -23,8 +23,7 @@ from eval_harness.files.writing import check_space
 from eval_harness.models import engines
 from eval_harness.models.answer_store import AnswerStore, entry_key
 from eval_harness.models.engine_options import recorded
-from eval_harness.models.generation import Sampling, generate, plan_generation
-from eval_harness.models.generation.run import Generation
+from eval_harness.models.generation import Generation, Sampling, generate, plan_generation
 from eval_harness.models.identity import sha
 from eval_harness.models.settings import namespace, versions
 from eval_harness.run.job import Job, Measured

@@ -14,7 +14,8 @@ from eval_harness.judges.templates import TemplateJudge
 from eval_harness.judges.types import FAILED, Answer, Cost, Question
 from eval_harness.models.http_answers import tokens_used
 from eval_harness.models.identity import sha
-from eval_harness.models.openai_client import Client, Refusals, Remote, RemoteError, chat_text
+from eval_harness.models.openai_client import Client, Remote
+from eval_harness.models.remote_answers import Refusals, RemoteError, chat_text
 
 _FAILURES = 20  # in a row, each after all its tries: nobody is there
 _REFUSALS = 3  # of the first questions, and no answer yet: this server takes no question of ours
@@ -104,16 +105,16 @@ class HTTPJudge(TemplateJudge):
         client = Client(self._remote())
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            waiting: dict[Future[tuple[Answer, bool]], int] = {
+            waiting: dict[Future[tuple[Answer, RemoteError | None]], int] = {
                 pool.submit(self._answer, client, question): number
                 for number, question in enumerate(questions)
             }
             silent, refusals = 0, Refusals(min(_REFUSALS, len(questions)))
             for done in as_completed(waiting):
-                answer, there = done.result()
-                silent = 0 if there else silent + 1
-                if there:
-                    refusals.note(RemoteError(answer.text) if answer.status == FAILED else None)
+                answer, error = done.result()
+                silent = 0 if error is None or error.final else silent + 1
+                if error is None or error.final:
+                    refusals.note(error)
                 if silent == max(_FAILURES, 2 * self.concurrency):
                     raise UserError(
                         f"the judge gave no answer {silent} times in a row",
@@ -127,12 +128,12 @@ class HTTPJudge(TemplateJudge):
             pool.shutdown(wait=True, cancel_futures=True)
             client.close()
 
-    def _answer(self, client: Client, question: Question) -> tuple[Answer, bool]:
-        """The answer, and whether the server is there."""
+    def _answer(self, client: Client, question: Question) -> tuple[Answer, RemoteError | None]:
+        """The answer, and why it failed."""
         try:
-            return client.post("chat/completions", self.request(question), self._read), True
+            return client.post("chat/completions", self.request(question), self._read), None
         except RemoteError as error:
-            return Answer(None, FAILED, str(error)), error.refused
+            return Answer(None, FAILED, str(error)), error
 
     def _read(self, reply: dict[str, Any]) -> Answer:
         choice = reply["choices"][0]

@@ -81,7 +81,8 @@ def load_tokenizer(ref: ModelRef, settings: Settings) -> Any:
     # transformers raises many types here (ValueError, OSError, pyo3 exceptions); all mean the same to the
     # user.
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer))
+        given = {name: settings.engine[name] for name in ("add_bos_token",) if name in settings.engine}
+        return transformers.AutoTokenizer.from_pretrained(str(ref.tokenizer), **given)
     except Exception as error:
         raise UserError(
             "the tokenizer cannot be read",

@@ -10,8 +10,9 @@ from typing import Any
 
 from eval_harness.errors import UserError
 from eval_harness.models.engine_options import remote_of, template_arguments, upstream_options
-from eval_harness.models.openai_client import Client, Refusals, RemoteError, chat_text, completion_text
+from eval_harness.models.openai_client import Client
 from eval_harness.models.reference import ModelRef
+from eval_harness.models.remote_answers import Refusals, RemoteError, chat_text, completion_text
 from eval_harness.models.resumable import resumable
 from eval_harness.models.settings import Settings
 from eval_harness.models.thinking import Thinking

@@ -16,7 +16,7 @@ _THINKING = frozenset({"chat_template_args", "enable_thinking", "think_end_token
 _BOTH = _THINKING | {"add_bos_token", "max_gen_toks"}
 # They shape what a model reads or what of its text is graded; all others may move the last bits of a score.
 _PROMPTING = _REMOTE_ONLY | _BOTH | {"prefix_token_id", "truncation", "truncation_side", "use_fast_tokenizer"}
-_GENERATION_ONLY_HERE = _PROMPTING | {"softmax_dtype"}
+_NOT_FOR_LOADERS = _PROMPTING | {"softmax_dtype"}
 # Each would load, or ask, something that no hash and no record names.
 _UNSEEN = {
     "pretrained": "--model",
@@ -108,7 +108,7 @@ def template_arguments(settings: Settings, kind: str) -> dict[str, Any]:
 
 def loader_options(settings: Settings) -> dict[str, Any]:
     """Options that go to the loader where this package generates the texts itself."""
-    return {key: value for key, value in settings.engine.items() if key not in _GENERATION_ONLY_HERE}
+    return {key: value for key, value in settings.engine.items() if key not in _NOT_FOR_LOADERS}
 
 
 def upstream_options(settings: Settings) -> dict[str, Any]:

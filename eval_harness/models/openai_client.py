@@ -12,76 +12,13 @@ from urllib.parse import urlsplit
 
 from eval_harness.errors import UserError, first_line
 from eval_harness.models.http_answers import REFUSED, RETRIED, inflate, parse, retry_after, shown
+from eval_harness.models.remote_answers import RemoteError
 
 T = TypeVar("T")
 
 _LONGEST_WAIT = 60.0  # seconds, for our own backoff
 _LARGEST_ANSWER = 32 << 20  # bytes
 _PROBE = 10.0  # seconds for the list of models
-
-
-class RemoteError(Exception):
-    """One question got no answer; the text is one line without secrets.
-
-    `refused`: the server is there and refuses this question, or answers it with nothing; asking again would
-    change nothing. Else nobody answered in all tries.
-    """
-
-    def __init__(self, text: str, refused: bool = False) -> None:
-        super().__init__(text)
-        self.refused = refused
-
-
-class Refusals:
-    """Tells a server that refuses a question from one that refuses all: by the first few."""
-
-    def __init__(self, most: int = 3) -> None:
-        """`most` refusals without an answer among them are enough."""
-        self._most, self._refused, self._answered = most, 0, False
-
-    def note(self, error: RemoteError | None) -> None:
-        """Count an answer (None) or a refusal. Raises UserError: the first questions were all refused."""
-        self._answered = self._answered or error is None
-        self._refused += error is not None
-        if not self._answered and self._refused >= self._most:
-            raise UserError(
-                "the endpoint refuses the questions",
-                got=error,
-                expected="answers",
-                remedy="check the model's name, the template and the options that are sent",
-            )
-
-
-def chat_text(choice: dict[str, Any]) -> str:
-    """The text of a chat completion's choice.
-
-    Raises:
-      RemoteError: there is none (thinking used the budget, a filter cut in, a tool was called). Null is no
-        text, and an empty one is an answer only where the model itself ended it.
-      KeyError, TypeError: not such a choice.
-    """
-    message, finish = choice["message"], choice.get("finish_reason")
-    text = message.get("content")
-    if text is not None and not isinstance(text, str):
-        raise TypeError(f"content is {type(text).__name__}")
-    cut_off = finish in ("length", "tool_calls") or bool(message.get("tool_calls"))
-    if text is None or finish == "content_filter" or (not text and cut_off):
-        raise RemoteError(_why_empty(message, finish), refused=True)
-    return text
-
-
-def completion_text(choice: dict[str, Any]) -> str:
-    """The text of a completion's choice. Raises as `chat_text`."""
-    return chat_text({**choice, "message": {"content": choice["text"]}})
-
-
-def _why_empty(message: dict[str, Any], finish: object) -> str:
-    if finish == "content_filter":
-        return "a content filter stopped the answer"
-    if message.get("tool_calls"):
-        return "a tool call instead of an answer"
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    return f"no content (finish_reason {finish}{', all of it was reasoning' if thought else ''})"
 
 
 class _TransientError(Exception):

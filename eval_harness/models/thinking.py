@@ -39,7 +39,7 @@ class Thinking:
         _, mark, rest = text.rpartition(self.end)
         if START in (rest if mark else text) or (self.opened and not mark):
             return None
-        return rest.lstrip() if mark else text
+        return (rest if mark else text).lstrip()
 
     def fact(self) -> tuple[tuple[str, str], ...]:
         """What a report says of it: (name, text) pairs."""
@@ -69,11 +69,12 @@ def thinking_of(ref: ModelRef, settings: Settings, prompts: Iterable[str]) -> Th
 
 
 def marks_of(tokenizer: Any, thinking: Thinking) -> frozenset[int]:
-    """Ids of the marks that the tokenizer counts among its special tokens, which decoding would leave out."""
+    """Ids of the marks that decoding without special tokens would leave out."""
     if not thinking.strip:
         return frozenset()
-    ids = (tokenizer.convert_tokens_to_ids(mark) for mark in (START, thinking.end))
-    return frozenset(i for i in ids if i is not None and i in tokenizer.all_special_ids)
+    known = tokenizer.get_added_vocab()
+    ids = [known[mark] for mark in (START, thinking.end) if mark in known]
+    return frozenset(i for i in ids if not tokenizer.decode([i], skip_special_tokens=True))
 
 
 def decode(tokenizer: Any, ids: Sequence[int], marks: frozenset[int]) -> str:

@@ -8,8 +8,7 @@ from typing import NamedTuple, Protocol
 from eval_harness.errors import UserError
 from eval_harness.files.rows import PROMPT_KEYS, data_name, read_rows, text_field
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.generation import Sampling, generate, plan_generation
-from eval_harness.models.generation.run import Generation
+from eval_harness.models.generation import Generation, Sampling, generate, plan_generation
 from eval_harness.models.generation.types import FAILED, Sample, Written
 from eval_harness.models.identity import sha
 from eval_harness.models.reference import ModelRef

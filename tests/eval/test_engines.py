@@ -3,7 +3,7 @@
 import pytest
 
 from eval_harness.errors import UserError
-from eval_harness.models import checks, engines
+from eval_harness.models import checks, engines, resumable
 from eval_harness.models.reference import resolve
 from eval_harness.models.settings import Settings
 
@@ -117,3 +117,110 @@ def test_the_longest_scored_request_that_fits(model_a, backend, longest):
     assert check(longest) == {}
     with pytest.raises(UserError, match="at most 100"):
         check(longest + 1)
+
+
+BASE = {"backend": "hf", "dtype": "float32", "generation": {}, "chat_template": False}
+
+
+def two_runs(tmp_path, first, second, ref="hf"):
+    """Finished runs that differ in their engine's options alone, as results keep them."""
+    from eval_harness.gate.compare import FinishedRun
+    from eval_harness.models.engine_options import recorded
+    from eval_harness.models.reference import ModelRef
+    from eval_harness.run.folder import read_items, read_result
+
+    from .runs import make_run
+
+    made = []
+    for name, engine in (("candidate", first), ("baseline", second)):
+        settings = {**BASE, **recorded(Settings(engine=engine), ModelRef(ref))}
+        folder = make_run(tmp_path / name, {"alpha": [1, 0, 1]}, label=name, settings=settings)
+        made.append(FinishedRun(name, read_result(folder), read_items(folder)))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("add_bos_token", (True, None)),
+        ("enable_thinking", (False, None)),
+        ("chat_template_args", ({"a": 1}, {"a": 2})),
+        ("think_end_token", ("</think>", None)),
+        ("prefix_token_id", (3, None)),
+        ("truncation", (True, None)),
+        ("max_gen_toks", (128, 256)),
+        ("use_fast_tokenizer", (False, True)),
+    ],
+)
+def test_runs_whose_options_shape_other_prompts_are_not_compared(tmp_path, option, values):
+    from eval_harness.gate.compare import pair_runs
+
+    first, second = ({} if value is None else {option: value} for value in values)
+    with pytest.raises(UserError, match=f"differ in {option}"):
+        pair_runs(*two_runs(tmp_path, first, second))
+    assert pair_runs(*two_runs(tmp_path, first, dict(first)))
+
+
+@pytest.mark.parametrize(
+    "option", ["softmax_dtype", "mixed_precision_dtype", "attn_implementation", "rope_x"]
+)
+def test_options_that_may_move_a_score_are_noted(tmp_path, option):
+    from eval_harness.gate.compare import differences, pair_runs
+
+    ours, theirs = two_runs(tmp_path, {option: "float32"}, {})
+    assert pair_runs(ours, theirs)
+    assert f"{option} differs: float32 and None" in differences(ours.result, theirs.result)
+
+
+def test_how_an_endpoint_is_reached_makes_no_difference(tmp_path):
+    from eval_harness.gate.compare import differences, pair_runs
+
+    ours, theirs = two_runs(tmp_path, {"timeout": 7, "max_retries": 1, "retries": 2}, {}, "endpoint")
+    assert pair_runs(ours, theirs)
+    assert not [note for note in differences(ours.result, theirs.result) if "differs" in note]
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("peft", "--base"),
+        ("delta", "--model"),
+        ("subfolder", "--model"),
+        ("revision", "--model"),
+        ("gguf_file", "--model"),
+        ("lora_local_path", "--base"),
+        ("pretrained", "--model"),
+        ("tokenizer", "--tokenizer"),
+        ("header", "OPENAI_API_KEY"),
+        ("auth_token", "OPENAI_API_KEY"),
+    ],
+)
+def test_options_that_identity_would_not_show_are_refused(cli, model_a, no_model, capfd, option, remedy):
+    no_model()
+    assert cli("--model", model_a, "--engine", f"{option}=sk-canary") == 2
+    error = capfd.readouterr().err
+    assert option in error
+    assert remedy in error
+    assert "canary" not in error
+
+
+def test_what_vllm_writes_from_nan_logits_is_refused():
+    from types import SimpleNamespace
+
+    def outputs(total):
+        return [SimpleNamespace(outputs=[SimpleNamespace(cumulative_logprob=total)])]
+
+    resumable.check_outputs(outputs(-3.5) + outputs(None))
+    with pytest.raises(UserError, match="not finite"):
+        resumable.check_outputs(outputs(float("nan")))
+
+
+def test_a_replaced_function_is_put_back():
+    import math
+
+    before = math.sqrt
+    with resumable.replaced(math, "sqrt", abs):
+        assert math.sqrt(-4) == 4
+    with pytest.raises(TypeError), resumable.replaced(math, "sqrt", abs):
+        math.sqrt("x")
+    assert math.sqrt is before

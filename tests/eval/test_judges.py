@@ -14,7 +14,8 @@ from eval_harness.judges.registry import judge_names, judge_options
 from eval_harness.judges.templates import load_template, parse_template, template_names
 from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE
 from eval_harness.models.answer_store import AnswerStore
-from eval_harness.models.openai_client import Client, Remote, RemoteError, retry_after
+from eval_harness.models.openai_client import Client, Remote, retry_after
+from eval_harness.models.remote_answers import RemoteError
 
 from . import tiny
 from .judge_server import LOUD, Judge, prefers
@@ -202,6 +203,49 @@ def test_a_judge_that_has_gone_ends_the_run_and_keeps_what_it_said(store):
         answers, counts = ask(http(server, concurrency=1), questions, store)
     assert counts["failed"] == 30
     assert [a.status for a in answers] == [JUDGED] * 10 + [FAILED] * 30 + [JUDGED] * 40
+
+
+def test_a_judge_that_refuses_every_question_is_named_at_once(store):
+    questions = [pair(n, True) for n in range(200)]
+    with Judge(prefers("GOOD"), plan=lambda n: ("400",) * 9) as server:
+        with pytest.raises(UserError, match=r"refuses the questions.*HTTP 400"):
+            ask(http(server), questions, store)
+        assert sum(server.tries.values()) < 24  # eight at once, and what was on its way
+    refusing = Judge(prefers("GOOD"), plan=lambda n: ("422",) * 9)
+    with refusing as server, pytest.raises(UserError, match="HTTP 422"):
+        ask(http(server), questions[:1], store)  # of fewer than three, all
+    assert len(store) == 0
+
+
+def test_one_filtered_question_is_one_failed_answer_asked_once(store):
+    """Refused by 400, or answered by null: neither stops the run nor is asked again and again."""
+    questions = [pair(n, True) for n in range(12)]
+    with Judge(prefers("GOOD"), plan=lambda n: ("400",) if n == 4 else ()) as server:
+        whole, answers = server.answer, []
+
+        def filtered(body):
+            answers.append(whole(body))
+            if "question 7" in body["messages"][-1]["content"]:
+                answers[-1]["choices"][0] |= {"message": {"content": None}, "finish_reason": "content_filter"}
+            return answers[-1]
+
+        server.answer = filtered
+        found, counts = ask(http(server, concurrency=1), questions, store)
+        assert [a.status for a in found] == [FAILED if n in (4, 7) else JUDGED for n in range(12)]
+        assert "content filter" in found[7].text
+        assert counts["failed"] == 2
+        assert sum(server.tries.values()) == 12
+
+
+def test_a_judge_that_says_nonsense_about_itself_is_read(store):
+    with Judge(prefers("GOOD")) as server:
+        whole = server.answer
+        server.answer = lambda body: {**whole(body), "usage": {"prompt_tokens": math.inf, "x": "\ud800"}}
+        with pytest.raises(UserError, match="no answer 20 times"):  # Infinity is no JSON
+            ask(http(server, retries=0, concurrency=1), [pair(n, True) for n in range(40)], store)
+        server.answer = lambda body: {**whole(body), "usage": {"prompt_tokens": -7, "completion_tokens": "1"}}
+        found, _ = ask(http(server), [pair(0, True)], store)
+        assert (found[0].prompt_tokens, found[0].answer_tokens) == (0, 0)
 
 
 def test_a_secret_in_an_address_is_refused_and_not_repeated():

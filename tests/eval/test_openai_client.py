@@ -10,7 +10,8 @@ import pytest
 
 from eval_harness.errors import UserError
 from eval_harness.models.http_answers import parse, retry_after, tokens_used
-from eval_harness.models.openai_client import Client, Remote, RemoteError, chat_text
+from eval_harness.models.openai_client import Client, Remote
+from eval_harness.models.remote_answers import RemoteError, chat_text
 
 KEY = "sk-canary-42"
 
@@ -249,7 +250,7 @@ def test_messages_without_an_answer_are_asked_for_once(message, finish):
 
     with pytest.raises(RemoteError) as caught:
         ask(reply, lambda answer: chat_text(answer["choices"][0]), retries=3)
-    assert caught.value.refused
+    assert caught.value.empty
     assert len(turns) == 1
 
 

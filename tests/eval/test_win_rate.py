@@ -357,3 +357,57 @@ def test_every_shipped_preset_is_listed_and_parses(capsys):
     said = capsys.readouterr().out
     assert "http  url=required" in said
     assert "template faithful v1  rating" in said
+
+
+def writer(choice):
+    """A server whose `choice(prompt)` is the choice of a chat completion, or an HTTP code that refuses."""
+    server = Judge(None)
+
+    def serve(handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        said = choice(body["messages"][-1]["content"])
+        if isinstance(said, int):
+            return server.send(handler, '{"error": "policy"}', said)
+        return server.send(handler, json.dumps({"choices": [{"index": 0, **said}]}))
+
+    server.serve = serve
+    return server
+
+
+def message(content, finish="stop"):
+    return {"message": {"content": content}, "finish_reason": finish}
+
+
+CHAT = ["--model-id", "w", "--endpoint", "chat", "--judge", "length", "--judge-set", "shorter=true"]
+CHAT += ["--engine", "retries=0"]
+
+
+def test_texts_that_did_not_come_are_unjudged_not_empty(run, files, tmp_path):
+    """Two of 60 prompts are refused and two answered by nothing; an empty text would be the shortest."""
+    odd = {"question 4": 400, "question 9": message(None), "question 11": message("", "length")}
+    odd |= {"question 13": message("<think>hm", "length")}
+    with writer(lambda prompt: odd.get(prompt, message("a text"))) as server:
+        assert run(server.url, files[1], *CHAT, prompts=files[1]) == 0
+    items = {item.prompt: item for item in read_items(tmp_path / "out")}
+    assert {p for p, i in items.items() if i.metrics[METRIC] is None} == set(odd)
+    result = read_result(tmp_path / "out")
+    assert result.counts["texts_failed"] == 4
+    assert any("4 comparisons lack a text" in note for note in result.notes)
+
+
+def test_two_models_without_texts_are_no_tie(run, files, tmp_path, capsys):
+    with writer(lambda prompt: message("a text" if prompt == "question 0" else None)) as server:
+        assert run(server.url, server.url, *CHAT, prompts=files[0]) == 0
+    shares = [item.metrics[METRIC] for item in read_items(tmp_path / "out")]
+    assert shares.count(None) == 59
+    capsys.readouterr()
+    assert main(["gate", str(tmp_path / "out"), "--gates", "win_rate-kept"]) in (2, 3)
+
+
+def test_an_endpoint_that_refuses_every_prompt_is_named_at_once(run, files, tmp_path, capsys):
+    asked = []
+    with writer(lambda prompt: asked.append(prompt) or 400) as server:
+        assert run(server.url, files[1], *CHAT, prompts=files[1]) == 2
+    assert "HTTP 400" in capsys.readouterr().err
+    assert len(asked) <= 4  # the third refusal ends it; one more may be on its way
+    assert not (tmp_path / "out" / "result.json").exists()

@@ -8,8 +8,9 @@ from eval_harness.errors import UserError
 from eval_harness.models.engine_options import remote_of, template_arguments
 from eval_harness.models.generation.types import FAILED, Draw, Sampling, Written
 from eval_harness.models.http_answers import tokens_used
-from eval_harness.models.openai_client import Client, Refusals, RemoteError, chat_text, completion_text
+from eval_harness.models.openai_client import Client
 from eval_harness.models.reference import ModelRef
+from eval_harness.models.remote_answers import Refusals, RemoteError, chat_text, completion_text
 from eval_harness.models.settings import Settings
 
 
@@ -58,7 +59,7 @@ class EndpointGenerator:
         try:
             written = self._client.post("chat/completions" if self._chat else "completions", body, self._read)
         except RemoteError as error:
-            if not error.refused:
+            if not error.final:
                 raise
             self._refusals.note(error)
             return Written("", 0, FAILED)
