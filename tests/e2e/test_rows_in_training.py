@@ -166,3 +166,26 @@ def test_upstreams_end_tokens_are_upstreams_rows_exactly(tmp_path):
             assert row["chosen_start"] == row["rejected_start"] == length
         assert ours[1]["chosen"][-1] == words.eos_token_id
         assert len(ours[1]["chosen"]) == MAX_LEN
+
+
+def test_a_pair_knows_its_row_in_the_data_and_its_size():
+    from types import SimpleNamespace
+
+    from datasets import Dataset
+
+    from sparsepo_plugin.adapters.openrlhf import flags
+    from sparsepo_plugin.adapters.openrlhf.dataset import IndexedPreferenceDataset
+
+    rows = [{**PLAIN[0], "chosen": "!"}, *PLAIN]  # the first has equal responses
+    parsed = flags.parse(["--data.prompt_key", "prompt", "--data.max_len", "64", "--data.length_batching"])
+    said: list[str] = []
+    strategy = SimpleNamespace(args=parsed.arguments, print=said.append)
+    data = IndexedPreferenceDataset(Dataset.from_list(rows), templates().tokenizer(), 64, strategy)
+    assert said[0] == "data: 3 pairs read, 2 kept, 1 dropped (1 with equal responses)"
+    assert [data.row_number(index) for index in range(len(data))] == [1, 2]
+    chosen, seen, _, _, lengths = data.collate_fn([data[0], data[1]])
+    assert chosen.shape == seen.shape == (2, 64)
+    assert [length.index for length in lengths] == [0, 1]
+    assert lengths * 2 == [*lengths, lengths[0] + 1, lengths[1]]
+    # Prompt once, both responses.
+    assert data.sizes == [int(seen[n].sum()) + len(data.pairs[n]["rejected"]) - lengths[n] for n in (0, 1)]

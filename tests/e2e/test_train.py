@@ -235,8 +235,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(name, single_runs):
     assert len(lines) == 1
     assert lines[0].startswith("error: loss is not finite in training at step ")
     assert run.err.rstrip().endswith(lines[0])
-    assert "process 0: pairs [" in lines[0]
-    indices = json.loads(lines[0].split("pairs ")[1].split(")")[0])
+    assert "process 0: rows [" in lines[0]
+    indices = json.loads(lines[0].split("rows ")[1].split(")")[0])
     assert len(set(indices)) == 4
     assert set(indices) <= set(range(24))
     assert not (run.folder / "model.safetensors").exists()

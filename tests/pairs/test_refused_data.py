@@ -253,3 +253,8 @@ def test_validate_says_steps_tokens_and_memory(valid, tmp_path):
     assert line.startswith("steps: 6 (3 x 5 pairs in batches of 2); tokens: ")
     assert any(line.startswith("memory: about ") and "an estimate" in line for line in out)
     assert out[-1].startswith("valid: loss dpo")
+
+
+def test_two_keys_of_one_column(refused, tmp_path):
+    message = refused(*written(tmp_path, [PAIR] * 4), "--data.chosen_key", "prompt")
+    assert message.endswith("got prompt, prompt, rejected, expected a column each")

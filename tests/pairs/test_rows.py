@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from sparsepo_plugin.adapters.pairs.prepare import prepare
 from sparsepo_plugin.adapters.pairs.texts import RowOptions
+from sparsepo_plugin.errors import UserError
 
 ASK, FOUR, FIVE = "What is two plus two?", "The answer is four.", "It is five, of course!"
 CONVERSATIONS = {
@@ -223,6 +224,15 @@ ODD = {
         {"prompt": turns(("user", ASK), ("assistant", "yes"))},
         "the prompt ends in a turn of the assistant, expected the turn that is answered",
     ),
+    "tools that are no JSON": (
+        {"tools": "{bad"},
+        "column 'tools': got text that is not JSON (Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1))",
+    ),
+    "arguments without names": (
+        {"chat_template_kwargs": "x"},
+        "column 'chat_template_kwargs': got str, expected names with values",
+    ),
     "no turn at all": (
         {"rejected": []},
         "rejected: got none after the turns of the prompt, expected one turn of the assistant",
@@ -363,3 +373,21 @@ def test_a_second_preparation_reads_the_first_ones_rows(monkeypatch):
     assert again.pairs[:] == first.pairs[:]
     with pytest.raises(TypeError):  # another length is another preparation
         prepare(data, tokenizer(), RowOptions(max_len=63, prompt_key="prompt"))
+
+
+def test_damaged_prepared_rows_are_made_again_and_a_full_cache_is_one_line(monkeypatch, tmp_path):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = Dataset.from_list([{"prompt": "yes", "chosen": " four", "rejected": f" {n}"} for n in range(5)])
+    options = RowOptions(max_len=64, prompt_key="prompt")
+    first = prepare(data, tokenizer(), options).pairs[:]
+    (path,) = (tmp_path / "cache/sparsepo").glob("*.arrow")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert prepare(data, tokenizer(), options).pairs[:] == first
+    path.write_bytes(b"nothing of the kind")
+    assert prepare(data, tokenizer(), options).pairs[:] == first
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    with pytest.raises(UserError, match=r"prepared rows cannot be kept there .*HF_DATASETS_CACHE"):
+        prepare(data, tokenizer(), options)

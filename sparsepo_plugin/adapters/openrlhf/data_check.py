@@ -166,8 +166,12 @@ def _check_columns(arguments: SimpleNamespace, flag: str, value: str, data: Any,
                 f"warning: {flag} {value} has no prompt: all of chosen and rejected is trained as response; "
                 f"--data.prompt_key names a column of prompts"
             )
-    for name in ("prompt", "chosen", "rejected"):
-        key = getattr(options, f"{name}_key")
+    keys = {name: getattr(options, f"{name}_key") for name in ("prompt", "chosen", "rejected")}
+    if len(named := list(filter(None, keys.values()))) > len(set(named)):
+        raise UserError(
+            f"--data.prompt_key, chosen_key and rejected_key: got {', '.join(named)}, expected a column each"
+        )
+    for name, key in keys.items():
         if key and key not in data.column_names:
             raise UserError(
                 f"{flag} {value}: no column {key!r}, got {', '.join(data.column_names)}; "

@@ -89,6 +89,10 @@ class IndexedPreferenceDataset(RewardDataset):
         """Pairs kept."""
         return len(self.pairs)
 
+    def row_number(self, index: int) -> int:
+        """Number of a pair in the data as read, of which some were dropped."""
+        return int(self.pairs[int(index)]["row"])
+
     def __getitem__(self, idx: int) -> tuple[Any, ...]:
         """Token ids and attention mask of both rows, each [1, seq], and the pair's PromptLength."""
         row = self.pairs[int(idx)]

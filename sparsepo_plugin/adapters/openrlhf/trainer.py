@@ -179,8 +179,10 @@ class PreferenceTrainer(DPOTrainer):
         if self.strategy.world_size > 1:
             bad = self.strategy.all_reduce(bad, op="max")
         if bad.item():
-            reports = enumerate(gather(None if result.finite() else indices))
-            where = ", ".join(f"process {rank}: pairs {pairs}" for rank, pairs in reports if pairs)
+            loader = self.eval_dataloader if self._evaluating else self.train_dataloader
+            rows = [loader.dataset.row_number(index) for index in indices]
+            reports = enumerate(gather(None if result.finite() else rows))
+            where = ", ".join(f"process {rank}: rows {rows}" for rank, rows in reports if rows)
             step = self._step if self._evaluating else self._step + 1
             raise not_finite(step, training=not self._evaluating, where=where)
 

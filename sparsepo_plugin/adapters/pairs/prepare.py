@@ -13,6 +13,7 @@ from sparsepo_plugin.adapters.pairs.account import Account, count
 from sparsepo_plugin.adapters.pairs.texts import RowOptions, Texts, write_texts
 from sparsepo_plugin.adapters.pairs.tokens import Endings, Side
 from sparsepo_plugin.adapters.pairs.turns import UnusableRowError
+from sparsepo_plugin.errors import UserError
 
 # Change it with whatever changes a row's tokens: prepared rows outlive the process.
 _VERSION = 1
@@ -42,27 +43,41 @@ def prepare(dataset: Any, tokenizer: Any, options: RowOptions) -> PreparedPairs:
       options: how rows become tokens.
 
     Raises:
-      UserError: the chat template is no valid Jinja.
+      UserError: the chat template is no valid Jinja, or the cache cannot be written.
     """
     import datasets
+    import pyarrow
 
     # Upstream starts 8 processes even for a few hundred rows.
     workers = max(1, min(8, os.cpu_count() or 1, len(dataset) // 1000))
     key = _key(dataset, tokenizer, options)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "sparsepo"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = dataset.map(
-        Preparation(tokenizer, options),
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        num_proc=workers if workers > 1 else None,
-        features=_features(datasets),
-        cache_file_name=str(folder / f"{key}.arrow"),
-        new_fingerprint=key,
-        load_from_cache_file=True,
-        desc="Preparing pairs",
-    )
+
+    def make(*, kept: bool) -> Any:
+        return dataset.map(
+            Preparation(tokenizer, options),
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            num_proc=workers if workers > 1 else None,
+            features=_features(datasets),
+            cache_file_name=str(folder / f"{key}.arrow"),
+            new_fingerprint=key,
+            load_from_cache_file=kept,
+            desc="Preparing pairs",
+        )
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            rows = make(kept=True)
+        except (OSError, pyarrow.ArrowInvalid):  # a damaged file in the cache
+            rows = make(kept=False)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: prepared rows cannot be kept there ({error.strerror or error}); make room, or set "
+            f"HF_DATASETS_CACHE to another folder"
+        ) from None
     account = count(rows, options)
     kept = [number for number, kind in enumerate(rows["kind"]) if not kind]
     names = ["row", "chosen", "rejected", "chosen_start", "rejected_start"]

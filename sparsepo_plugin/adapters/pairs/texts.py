@@ -130,11 +130,16 @@ def _says_something(turn: Turn) -> bool:
 
 def _row_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
     """What TRL's data sets give to the template with a row: its tools and its own arguments."""
-    tools = row.get("tools")
-    own = without_nulls(row.get("chat_template_kwargs") or {})
-    if not tools:
-        return dict(own)
-    return {"tools": json.loads(tools) if isinstance(tools, str) else without_nulls(tools), **own}
+    tools, own = row.get("tools"), without_nulls(row.get("chat_template_kwargs") or {})
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) and tools else without_nulls(tools)
+    except ValueError as error:
+        raise UnusableRowError(f"column 'tools': got text that is not JSON ({error})") from None
+    if not isinstance(own, dict):
+        raise UnusableRowError(
+            f"column 'chat_template_kwargs': got {type(own).__name__}, expected names with values"
+        )
+    return {"tools": tools, **own} if tools else own
 
 
 def check_template(tokenizer: Any, template: str | None = None) -> None:

@@ -62,10 +62,9 @@ def read_text(value: Any, column: str) -> str:
       UnusableRowError: it is none, or a list of turns that a table has turned into text.
     """
     if not isinstance(value, str):
-        raise UnusableRowError(
-            f"column {column!r}: got {type(value).__name__}, expected text "
-            f"(conversations need a chat template: --data.apply_chat_template in OpenRLHF)"
-        )
+        turns = " (conversations need a chat template: --data.apply_chat_template in OpenRLHF)"
+        hint = turns if isinstance(value, (list, dict)) else ""
+        raise UnusableRowError(f"column {column!r}: got {type(value).__name__}, expected text{hint}")
     if _LISTED_AS_TEXT.match(value):
         raise UnusableRowError(
             f"column {column!r}: got a list of turns written out as text, expected text, or turns as JSON "
