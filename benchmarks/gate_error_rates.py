@@ -95,7 +95,8 @@ def row(cell, reps, truths):
     sound = within(none[0], exact, reps) and (noted or within(margin[1], ALPHA, reps))
     power = ""
     if cell.formula:
-        power = f"{keep_power(cell.items, none[3], cell.margin, ALPHA, none[4], cell.formula[1]):.3f}"
+        rest = {"effect": none[4], "graded": cell.formula[1], "whole": cell.items / none[5]}
+        power = f"{keep_power(cell.items, none[3], cell.margin, ALPHA, **rest):.3f}"
     first = f"{none[0]:.3f}" + (f" (exact {exact:.3f})" if cell in gate_data.SINGLE else "")
     clusters = "" if margin[5] == margin[6] and margin[4] == 1 else f"{margin[5]:.0f} of {margin[6]:.0f}"
     cells = [cell.name, first, f"{margin[1]:.3f}" + (" (noted)" if noted else ""), f"{margin[2]:.3f}"]

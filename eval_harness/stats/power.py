@@ -40,14 +40,15 @@ def keep_power(
     graded: bool = False,
     repeats: int = 1,
     correlation: float = 1.0,
+    whole: float | None = None,
 ) -> float:
     """P(KEPT | nothing changed on average).
 
     Equation: Phi((margin sqrt(n) - z_{1-alpha} sd0) / sd1) with n = items / effect, sd1^2 = discordance, and
     sd0 the score test's standard deviation under H0: difference = -margin (graded scores: sd1). Graded scores
     and clusters must also exclude falls that no item shows: at most
-    Phi((margin - unseen_drop) sqrt(n) / sd1). With k repeats n = items k / (effect (1 + (k - 1) rho)), but
-    what an item hides no repeat of another shows: unseen_drop is that of items / effect.
+    Phi((margin - unseen_drop) sqrt(n) / sd1), unseen_drop that of items / whole. With k repeats
+    n = items k / (effect (1 + (k - 1) rho)); what an item hides no repeat of another shows.
 
     Args:
       items: number of items.
@@ -58,12 +59,14 @@ def keep_power(
       graded: scores between 0 and 1 rather than right or wrong.
       repeats: samples per item, k.
       correlation: of two repeats' differences of an item, rho; `repeats.repeat_correlation` measures it.
+      whole: items per effective cluster; without it `effect`, too little where items hardly depend on each
+        other and clusters are few.
     """
     independent, sd1 = items / effect, math.sqrt(discordance)
     root = math.sqrt(independent * repeats / repeat_effect(repeats, correlation))
     reach = margin * root - float(stats.norm.ppf(1 - alpha)) * _null_deviation(discordance, margin, graded)
     if graded or effect > 1 or repeats > 1:
-        reach = min(reach, (margin - unseen_drop(independent, alpha)) * root)
+        reach = min(reach, (margin - unseen_drop(items / (whole or effect), alpha)) * root)
     return float(stats.norm.cdf(reach / sd1))
 
 

@@ -220,6 +220,14 @@ def test_items_for_power_is_the_first_that_reaches_it():
     assert power.keep_power(200, 0.1, margin, 0.05) >= 0.8 > power.keep_power(200, 0.1, margin - 0.001, 0.05)
 
 
+def test_power_knows_that_few_clusters_hide_the_fall_of_one():
+    # 20 clusters of 10 whose items hardly depend on each other: none of 20 falls in (1 - 0.05)^20 = 0.36
+    loose = power.keep_power(200, 0.1, 0.05, 0.05, effect=3.0)
+    strict = power.keep_power(200, 0.1, 0.05, 0.05, effect=3.0, whole=10.0)
+    assert strict < 0.05 < loose
+    assert power.unseen_drop(20, 0.05) == pytest.approx(0.139, abs=1e-3)
+
+
 def test_items_to_decide_by_hand():
     # 14 lost, 4 gained of 100 at margin 0.05: too large a drop for KEPT, REGRESSED at alpha / tests:
     # sd0^2 = 0.18, sd1^2 = 0.18 - 0.01 = 0.17, n = ((1.6449 sqrt(0.18) + 0.8416 sqrt(0.17)) / 0.1)^2 = 109.2;
