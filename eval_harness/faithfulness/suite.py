@@ -26,6 +26,7 @@ from eval_harness.models.engine_options import recorded
 from eval_harness.models.generation import Generation, Sampling, generate, plan_generation
 from eval_harness.models.identity import sha
 from eval_harness.models.settings import namespace, versions
+from eval_harness.models.thinking import keyed
 from eval_harness.run.job import Job, Measured
 from eval_harness.run.preset import read_sampling
 from eval_harness.run.registry import Suite, register_suite
@@ -79,7 +80,7 @@ class Faithfulness(Suite[SummaryPreset, FaithfulnessOptions]):
         generation = plan_generation(job.ref, prompts, sampling, plain_settings)
         check_space(job.work, _FREE_AT_LEAST + len(generation.distinct) * _BYTES_PER_SUMMARY)
         digests = [digest(scorer) for scorer in scorers]
-        space = namespace(generation.model, settings, versions())
+        space = keyed(namespace(generation.model, settings, versions()), generation.thinking)
         drawn = dataclasses.asdict(sampling)
         parts = [space, job.preset.content(), drawn, [list(d) for d in documents], digests]
         key = sha(json.dumps(parts, sort_keys=True))

@@ -1,5 +1,6 @@
 """lm-eval model objects for each kind of model and backend."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def template_function(ref: ModelRef, settings: Settings, tokenizer: Any) -> Any:
     """The engine's own way from messages to prompt, before any model is loaded; None for plain text.
 
     Raises:
-      UserError: a template argument that the engine would ignore.
+      UserError: a template argument that would change nothing.
     """
     kind = engine_kind(ref, settings)
     if kind == "endpoint" and settings.endpoint == "chat":
@@ -42,11 +43,19 @@ def template_function(ref: ModelRef, settings: Settings, tokenizer: Any) -> Any:
 
         stub = SimpleNamespace(tokenizer_backend=None, tokenized_requests=False)
         return lambda messages, **kwargs: TemplateAPI.apply_chat_template(stub, messages, **kwargs)
+    arguments = template_arguments(settings, kind)
     if not settings.chat_template:
+        if settings.engine.keys() & {"enable_thinking", "chat_template_args"}:
+            raise UserError(
+                "--engine: arguments for a chat template that is not applied",
+                got=json.dumps(arguments),
+                expected="--chat-template beside them",
+                remedy="--chat-template, or drop them",
+            )
         return None
     from lm_eval.models.huggingface import HFLM
 
-    holder = SimpleNamespace(tokenizer=tokenizer, chat_template_args=template_arguments(settings, kind))
+    holder = SimpleNamespace(tokenizer=tokenizer, chat_template_args=arguments)
     return lambda messages, **kwargs: HFLM.apply_chat_template(holder, messages, **kwargs)
 
 

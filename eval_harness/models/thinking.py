@@ -4,11 +4,14 @@ Reasoning that stays in a graded text is read as part of the answer, and a text 
 no answer: the budget was used before one came.
 """
 
+import dataclasses
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval_harness.models.identity import sha
 from eval_harness.models.reference import ModelRef, chat_template
 from eval_harness.models.settings import Settings
 
@@ -66,6 +69,11 @@ def thinking_of(ref: ModelRef, settings: Settings, prompts: Iterable[str]) -> Th
     switch = template is not None and _SWITCH.search(template) is not None
     strip = settings.strip_thinking == "yes" or (settings.strip_thinking == "auto" and switch)
     return Thinking(strip, strip and any(text.rstrip().endswith(START) for text in prompts), end)
+
+
+def keyed(space: str, thinking: Thinking) -> str:
+    """The key of a model's answers, of another kind where reasoning is removed from them."""
+    return sha(json.dumps([space, dataclasses.asdict(thinking)])) if thinking.strip else space
 
 
 def marks_of(tokenizer: Any, thinking: Thinking) -> frozenset[int]:

@@ -20,7 +20,7 @@ from eval_harness.models.engine_options import narrowed, recorded
 from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import namespace, versions
-from eval_harness.models.thinking import Thinking, thinking_of
+from eval_harness.models.thinking import Thinking, keyed, thinking_of
 from eval_harness.reasoning import preflight
 from eval_harness.reasoning.data import DataMapping, load_mapping
 from eval_harness.reasoning.lm_eval_results import group_scores, item_records, task_scores
@@ -104,9 +104,8 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
         cut = model_checks.check_context(loaded.tasks, job.ref, settings, tokenizer)
         count = sum(len(t.instances) for t in loaded.tasks.values())
         check_space(job.work, _FREE_AT_LEAST + count * _BYTES_PER_REQUEST)
-        space = namespace(model, settings, versions())
+        space = keyed(namespace(model, settings, versions()), thinking)
         parts = [space, preset_digest(job.preset), requests_digest(loaded), settings.generation, standin]
-        parts += [dataclasses.asdict(thinking)] if thinking.strip else []
         key = sha(json.dumps(parts, sort_keys=True))
         notes = _notes(job, loaded, cut, standin)
         return ReasoningPlan(job, model, loaded, template, thinking, notes, key, space, count)

@@ -226,3 +226,21 @@ def test_vllm_gets_what_lm_evals_engine_passes():
     assert arguments(enable_thinking=False, chat_template_args={"d": 1}) == {"enable_thinking": False, "d": 1}
     with pytest.raises(UserError, match="ignores"):
         arguments(chat_template_args={"enable_thinking": False})
+
+
+@pytest.mark.parametrize("option", ["enable_thinking=false", "chat_template_args={depth: 2}"])
+def test_a_switch_without_a_template_is_refused(cli, thinker, no_model, capfd, option):
+    """It would be recorded and change nothing."""
+    no_model()
+    assert cli("--model", thinker, "--tasks", "ifeval", "--engine", option) == 2
+    assert "--chat-template" in capfd.readouterr().err
+
+
+def test_what_is_stripped_and_what_is_not_never_share_an_answer(cli, thinker, says, tmp_path):
+    says(thinker, "<think>a</think> b")
+    args = ["--model", thinker, "--tasks", "ifeval", *CHAT]
+    raw = "<think>a</think> b"
+    for strip, text in (("auto", "b"), ("no", raw), ("yes", "b"), ("no", raw)):
+        assert cli(*args, "--strip-thinking", strip, out=tmp_path / "out") == 0
+        assert {i.outputs[0] for i in read_items(tmp_path / "out")} == {text}
+        shutil.rmtree(tmp_path / "out")

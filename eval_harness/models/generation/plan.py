@@ -1,7 +1,6 @@
 """From prompts to what will be drawn: everything that can be checked with no model loaded."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,10 @@ from eval_harness.models.answer_store import entry_key
 from eval_harness.models.engine_options import narrowed
 from eval_harness.models.fit import check_weights_fit
 from eval_harness.models.generation.types import Draw, Prompt, Sampling, draw_seed
-from eval_harness.models.identity import identity, sha
+from eval_harness.models.identity import identity
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings, namespace, versions
-from eval_harness.models.thinking import Thinking, thinking_of
+from eval_harness.models.thinking import Thinking, keyed, thinking_of
 from eval_harness.types import ModelIdentity
 
 VERSION = "1"  # of what a stored text depends on
@@ -61,9 +60,7 @@ def plan_generation(
     rendered = [_render(prompt, template, ref) for prompt in prompts]
     thinking = thinking_of(ref, settings, (text for text, _ in rendered))
     model_checks.check_vocabulary(rows, tokenizer, (text for text, _ in rendered))
-    space = namespace(model, settings, versions())
-    if thinking.strip:
-        space = sha(json.dumps([space, dataclasses.asdict(thinking)]))
+    space = keyed(namespace(model, settings, versions()), thinking)
     draws, shortened = [], 0
     room = _room(ref, settings, sampling, tokenizer)
     for place, (text, messages) in enumerate(rendered):
