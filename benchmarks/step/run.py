@@ -8,10 +8,10 @@ A step is forward of policy and reference, loss, backward and AdamW, on a Llama 
 embeddings, in float32 or --dtype bfloat16. All rows run the same batches, one after the other in every round,
 in an order that is reversed from round to round; a ratio is that to the first row within the round. Printed:
 median [least .. most] of the rounds, of the clock and of the processors' time; threads that wait do not spin,
-so that the latter counts work. "step MiB" is the peak of a step above its start. "loss MiB" is the same where the blocks
-of both models are left out: final norm, head, loss, their backward pass, the gradients of hidden states and
-head, and the head's update. TRL's row runs where trl can be imported, the sorted one where a step has several
-micro-batches.
+so that the latter counts work. "step MiB" is the peak of a step above its start. "loss MiB" is the same where
+the blocks of both models are left out: final norm, head, loss, their backward pass, the gradients of hidden
+states and head, and the head's update. TRL's row runs where trl can be imported, the sorted one where a step
+has several micro-batches.
 """
 
 from __future__ import annotations
