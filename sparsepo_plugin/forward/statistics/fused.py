@@ -27,9 +27,9 @@ _UNCHANGED = LogitMap()
 # Rows whose normalisers' difference was guessed worse than this, in nats, are computed again from whole rows:
 # what is taken off their KL would leave its rounding behind.
 GUESS = 1.0
-# Up to so many logits a CPU keeps the exponentials for the backward pass, which then need not compute the
-# logits again.
-KEEP = 1 << 25
+# Up to so many logits a CPU keeps the exponentials of both models for the backward pass, which then need not
+# compute the logits again: 8 bytes a logit in float32, at most a 32nd of the machine's memory.
+KEEP = shapes.logits_to_keep()
 
 
 class ReferenceRows(NamedTuple):

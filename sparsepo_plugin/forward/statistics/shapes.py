@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -16,6 +17,12 @@ TILE = {"cuda": 1 << 26, "cpu": 1 << 20}
 # rows of memory to begin at multiples of 16 bytes.
 ALIGN = {"cuda": 256, "cpu": 1}
 _FEWEST = 64  # columns of a slice
+
+
+def logits_to_keep() -> int:
+    """How many logits a CPU may keep two exponentials of; from its memory as a whole, so that runs agree."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(max(memory // 32 // 8, 1 << 25), 1 << 28))
 
 
 def align(device: torch.device | str) -> int:
