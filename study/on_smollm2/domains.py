@@ -91,13 +91,13 @@ def _sentiment(root: Path, work: Path, scale: Scale, model: Path, encoder: Path,
 
     def train(head: RewardHead) -> dict[str, float]:
         # As short as what the policy writes, and whole ones.
-        texts: list[Review] = [*crops(reviews, 40, 0), *reviews][: scale.judged]
+        texts: list[Review] = [*crops(reviews, 40, 0), *reviews]
         random.Random(0).shuffle(texts)
-        held = crops(unseen, 40, 1)[:HELD_OUT]
-        found = train_on_labels(head, texts, held[::2], 0)
-        right = (head.logits([t.text for t in held[1::2]]) > 0) == torch.tensor(
-            [t.positive for t in held[1::2]]
-        )
+        texts = texts[: scale.judged]
+        chosen_by, tested = (crops(part, 40, 1)[:HELD_OUT] for part in (unseen[:half], unseen[half:]))
+        found = train_on_labels(head, texts, chosen_by, 0)
+        truth = torch.tensor([text.positive for text in tested])
+        right = (head.logits([text.text for text in tested]) > 0) == truth
         return {**found, "test": float(right.float().mean())}
 
     head = _kept_head(work, encoder, 64, train)

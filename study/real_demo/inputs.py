@@ -1,7 +1,7 @@
 """The demo's inputs, as files for `sparsepo` and `eval-harness`, from a folder of data that the user names.
 
 Dialogues (Anthropic HH, helpful) train and judge; posts (TL;DR) are summarised; HellaSwag, ARC-Challenge and
-film sentences in SST-2's form are asked. No prompt is in two parts.
+IFEval are asked. No prompt is in two parts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_inputs(root: Path, out: Path, sizes: Sizes, count: Count, seed: int) -
     _dialogues(root, out, sizes, count, seed)
     documents = _documents(root, sizes, count)
     write_lines(out / "documents.jsonl", ({"document": text} for text in documents))
-    _tasks(root, out, sizes, seed)
+    _tasks(root, out, sizes)
 
 
 def short(pairs: Iterable[Pair], sizes: Sizes, count: Count) -> list[Pair]:
@@ -101,30 +101,24 @@ def _documents(root: Path, sizes: Sizes, count: Count) -> list[str]:
     )
 
 
-def _tasks(root: Path, out: Path, sizes: Sizes, seed: int) -> None:
-    """The preset with its numbers of items, and the mapping of tasks to files."""
-    sentences = data.reviews(root, "text/rt_polarity")
-    random.Random(seed).shuffle(sentences)
-    rows = [
-        {"idx": place, "sentence": row.text, "label": int(row.positive)}
-        for place, row in enumerate(sentences[: sizes.tasks()["sst2"]])
-    ]
-    write_lines(out / "sst2.jsonl", rows)
-    # The file as the user has it, packed or not.
-    files = {name: str(_file(root, f"eval/{name}")) for name in ("arc_challenge_test", "hellaswag_val")}
+def _tasks(root: Path, out: Path, sizes: Sizes) -> None:
+    """The presets with their numbers of items, and the mapping of tasks to files."""
+    names = ("arc_challenge_test", "hellaswag_val", "ifeval")
+    files = {name: str(_file(root, f"eval/{name}")) for name in names}
     arc = {"file": files["arc_challenge_test"], "convert": "arc_original"}
-    swag, sst2 = {"file": files["hellaswag_val"]}, {"file": str((out / "sst2.jsonl").resolve())}
+    swag = {"file": files["hellaswag_val"]}
     # lm-eval reads a training split even where no prompt shows examples.
     mapping = {
         "arc_challenge": {"train": {**arc, "take": 5, "standin": True}, "validation": arc, "test": arc},
         "hellaswag": {"train": {**swag, "take": 5, "standin": True}, "validation": swag},
-        "sst2": {"train": {**sst2, "take": 5, "standin": True}, "validation": sst2},
+        "leaderboard_ifeval": {"train": files["ifeval"]},
     }
     write_text(out / "data.yaml", yaml.safe_dump({"version": 1, "tasks": mapping}))
-    preset = yaml.safe_load((HERE / "tasks.yaml").read_text(encoding="utf-8"))
-    for group in preset["groups"]:
-        group["limit"] = sizes.tasks()[group["name"]]
-    write_text(out / "tasks.yaml", yaml.safe_dump(preset, sort_keys=False))
+    for name in ("tasks", "instructions"):
+        preset = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+        for group in preset["groups"]:
+            group["limit"] = sizes.tasks()[group["name"]]
+        write_text(out / f"{name}.yaml", yaml.safe_dump(preset, sort_keys=False))
 
 
 def _file(root: Path, name: str) -> Path:

@@ -15,8 +15,8 @@ class Sizes:
       batch, micro: pairs per optimizer step and per forward pass.
       rate, beta: of the training.
       judge_pairs: of the reward head; people: held-out pairs on which it is compared with people.
-      prompts: of the win rate; written: tokens of an answer.
-      items: per reasoning task.
+      prompts: of the win rate.
+      items: per reasoning task; followed: tokens of an answer to IFEval's instructions.
       documents: to summarise; document: their longest, in tokens.
     """
 
@@ -32,21 +32,21 @@ class Sizes:
     judge_pairs: int = 1000
     people: int = 200
     prompts: int = 80
-    written: int = 48
     items: dict[str, int] | None = None
+    followed: int = 160
     documents: int = 40
     document: int = 224
 
     def tasks(self) -> dict[str, int]:
         """Items by reasoning task."""
-        return self.items or {"hellaswag": 60, "arc_challenge": 60, "sst2": 200}
+        return self.items or {"hellaswag": 100, "arc_challenge": 60, "ifeval": 24}
 
 
 SIZES = {
     "full": Sizes(),
     "smoke": Sizes(
-        pairs=8, watched=4, shown=2, batch=4, micro=2, judge_pairs=8, people=8, prompts=4, written=6,
-        items={"hellaswag": 4, "arc_challenge": 4, "sst2": 6}, documents=3, document=10**6, prompt=10**6,
-        response=10**6,
+        pairs=8, watched=4, shown=2, batch=4, micro=2, judge_pairs=8, people=8, prompts=4,
+        items={"hellaswag": 4, "arc_challenge": 4, "ifeval": 2}, followed=6, documents=3,
+        document=10**6, prompt=10**6, response=10**6,
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sparsepo_plugin.errors import UserError
 from study.real_model import minilm, packages, record, smollm2
@@ -133,10 +133,18 @@ def _alone(place: Path) -> Iterator[None]:
     """Hold the cache folder's lock, and remove what killed runs left."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place / ".lock"):
+        lock = FileLock(place / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{place}: another process is making real weights here; waiting for it", flush=True)
+            lock.acquire()
+        try:
             for path in (*place.glob(".part-*"), *place.glob("wheels/.part-*")):
                 shutil.rmtree(path, ignore_errors=True)
             yield
+        finally:
+            lock.release()
     except OSError as error:
         raise UserError(
             f"{error.filename or place}: {error.strerror or error}; expected a folder that can be written; "

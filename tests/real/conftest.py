@@ -60,6 +60,8 @@ def made_data(tmp_path_factory):
         for i in range(12)
     ]  # fmt: skip
     lines(root / "eval/arc_challenge_test.jsonl", arc)
+    rule = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    lines(root / "eval/ifeval.jsonl", [{"key": i, "prompt": words(source, 8), **rule} for i in range(4)])
     return root
 
 
@@ -80,6 +82,7 @@ def tiny_models(tmp_path_factory):
         intermediate_size=64, max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder / "encoder")
-    for name in ("model", "encoder"):
-        tokenizer.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "encoder")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder / "model")
     return folder

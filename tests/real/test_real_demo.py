@@ -34,9 +34,17 @@ def test_the_whole_way_and_a_second_call(made_data, tiny_models, tmp_path):
     done = demo(made_data, tiny_models, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    for said in ("4-bit weights dequantised", "hellaswag", "win_rate", "longer text", "names", "together"):
+    for said in (
+        "4-bit weights dequantised",
+        "hellaswag",
+        "ifeval",
+        "win_rate",
+        "longer text",
+        "names",
+        "together",
+    ):
         assert said in page
-    assert page.count("<iframe") == 4
+    assert page.count("<iframe") == 5
     assert "http://" not in page.replace("http://www.w3.org/", "")
     rows = [json.loads(line) for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["split"] == "eval"] == [0, 2]
@@ -59,7 +67,7 @@ def test_without_weights_one_line_names_the_command(made_data, tmp_path):
     [
         ("preference/hh_helpful_train.jsonl", "hh_helpful_train.jsonl.gz: no such file"),
         ("eval/hellaswag_val.jsonl", "hellaswag_val.jsonl.gz: no such file"),
-        ("text/rt_polarity.jsonl", "rt_polarity.jsonl.gz: no such file"),
+        ("eval/ifeval.jsonl", "ifeval.jsonl.gz: no such file"),
     ],
 )
 def test_missing_data_is_one_line(made_data, tmp_path, broken, said):
@@ -88,7 +96,6 @@ def test_no_prompt_is_in_two_parts_and_long_ones_are_left_out(made_data, tmp_pat
     assert max(len(row["prompt"]) for row in parts["train"]) <= 70
     assert len(lines(tmp_path / "prompts.jsonl")) == 4
     assert not any("TL;DR" in row["document"] for row in lines(tmp_path / "documents.jsonl"))
-    assert {row["label"] for row in lines(tmp_path / "sst2.jsonl")} == {0, 1}
 
 
 def test_the_same_seed_gives_the_same_inputs(made_data, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import shutil
+import threading
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -201,6 +202,29 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(model, error):
     with pytest.raises(UserError, match="the disk is full"):
         folders.make(dataclasses.replace(model, build=build))
     assert not (folders.root() / model.name).exists()
+    assert left_over(model) == []
+
+
+def test_a_second_process_says_that_it_waits_and_then_finds_everything(model, capfd):
+    started, finish = threading.Event(), threading.Event()
+
+    def slowly(source, folder):
+        started.set()
+        assert finish.wait(60)
+        return take_all(source, folder)
+
+    first = threading.Thread(target=lambda: folders.make(dataclasses.replace(model, build=slowly)))
+    second = threading.Thread(target=lambda: folders.make(model))
+    first.start()
+    assert started.wait(60)
+    second.start()
+    said = ""
+    while "waiting for it" not in said:
+        said += capfd.readouterr().out
+    finish.set()
+    first.join(60)
+    second.join(60)
+    assert folders.find(model).is_dir()
     assert left_over(model) == []
 
 

@@ -171,7 +171,8 @@ def test_a_study_runs_resumes_and_reports(made_data, tiny_models, tmp_path):
         assert [(row["method"], row["step"]) for row in rows] == [
             ("dpo", "1"), ("dpo", "2"), ("sparsepo", "1"), ("sparsepo", "2")
         ]  # fmt: skip
-        assert all(0 <= float(row["outcome"]) <= 1 and float(row["kl"]) >= 0 for row in rows)
+        # A sum over the vocabulary in float32: a policy that hardly moved may come out below 0.
+        assert all(0 <= float(row["outcome"]) <= 1 and float(row["kl"]) > -1e-4 for row in rows)
         assert all(row["commit"] for row in rows)
     again = study(made_data, tiny_models, tmp_path, "sentiment")
     assert again.returncode == 0, again.stderr

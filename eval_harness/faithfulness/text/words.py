@@ -1,5 +1,6 @@
 """Words, names, numbers and n-grams of a text, by rule."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def numbers(text: str) -> list[float]:
     values: list[float] = []
     pieces = re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:-[^\W\d_]+)*", text.lower())
     scaled = False
-    for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+    for piece, following in itertools.zip_longest(pieces, pieces[1:], fillvalue=""):
         value, scale = _value(piece), _SCALES.get(following)
         if scaled or value is None:
             scaled = False
