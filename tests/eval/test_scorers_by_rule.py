@@ -106,6 +106,7 @@ def test_number_overlap_by_hand(summary, expected):
 
 def test_numbers_and_case():
     assert numbers("twenty-one of 1,000.5 or 3 billion, 1.2.3 and 10k") == [21, 1000.5, 3e9, 123, 10000]
+    assert numbers("") == numbers("?! \u2026") == []  # a summary may be empty, or hold no word
     assert is_caseless(["the u.s. left."], "The U.S. left.")
     assert is_caseless(["He met barack obama."], "He met Barack Obama.")
     assert not is_caseless(["A man left."], "A man met Barack Obama.")

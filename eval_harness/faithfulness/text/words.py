@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from eval_harness.faithfulness.text.sentences import split_sentences, words_of
 
@@ -71,7 +72,7 @@ def numbers(text: str) -> list[float]:
     values: list[float] = []
     pieces = re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:-[^\W\d_]+)*", text.lower())
     scaled = False
-    for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
+    for piece, following in zip_longest(pieces, pieces[1:], fillvalue=""):
         value, scale = _value(piece), _SCALES.get(following)
         if scaled or value is None:
             scaled = False
