@@ -208,7 +208,7 @@ def test_data_that_changed_under_the_same_name_are_other_data(
 
 def test_a_run_that_fails_is_named_and_tried_again(write, trained, undrawn, tmp_path, capsys):
     small = {"losses": ["dpo"], "betas": [0.5], "seeds": [0]}
-    failing = {"dpo": [{"anchor_weight": "complement"}, {}]}
+    failing = {"dpo": [{"anchor": 0.1, "anchor_weight": "complement"}, {}]}
     path, out = write(**small, options=failing), tmp_path / "out"
     assert sweep(path, out) == 0
     for folder in (out / "runs").glob("*complement*"):
