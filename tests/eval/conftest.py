@@ -60,7 +60,10 @@ def choice_tasks(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A tiny model that has learned the toy language."""
+    """A tiny model that has learned the toy language.
+
+    Trained until chance has no say: other seeds reach 0.97 of both tasks, after half the steps only 0.80.
+    """
     from sparsepo_plugin.demo import language, supervised, tiny
 
     folder = tmp_path_factory.mktemp("trained")
@@ -72,7 +75,7 @@ def trained(tmp_path_factory):
         model,
         tokenizer,
         texts,
-        steps=150,
+        steps=300,
         batch_size=32,
         learning_rate=1e-2,
         seed=0,
