@@ -258,3 +258,21 @@ def test_validate_says_steps_tokens_and_memory(valid, tmp_path):
 def test_two_keys_of_one_column(refused, tmp_path):
     message = refused(*written(tmp_path, [PAIR] * 4), "--data.chosen_key", "prompt")
     assert message.endswith("got prompt, prompt, rejected, expected a column each")
+
+
+def test_a_run_is_resumed_by_what_was_found_out_of_its_data(flags, tmp_path, monkeypatch):
+    """A prompt column that was not named, and a template given by its path, are the same run later."""
+    from sparsepo_plugin.adapters.openrlhf import checkpoints, preflight
+    from sparsepo_plugin.adapters.openrlhf import flags as command_line
+
+    path = tmp_path / "own.jinja"
+    path.write_text(CHATML)
+    argv = [*flags, *written(tmp_path, [PAIR] * 4), CHAT, "--data.tokenizer_chat_template", str(path)]
+    first = command_line.parse(argv)
+    objective = preflight.check(first)
+    compared = []
+    monkeypatch.setattr(checkpoints, "to_resume", lambda folder: "saved")
+    monkeypatch.setattr(checkpoints, "check_same", lambda saved, now, *rest: compared.append(now))
+    preflight.check(command_line.parse([*argv, "--ckpt.load_enable"]))
+    assert compared == [checkpoints.identity(first.arguments, objective)]
+    assert compared[0]["data"]["prompt_key"] == "prompt"

@@ -84,7 +84,6 @@ def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = F
     if parsed.loss is not None and parsed.options is not None:
         objective = ConfiguredLoss(parsed.loss, parsed.options, reference_shape(configs[1]))
         _check_shape(objective, arguments.train.seed)
-        _check_resume(arguments, objective)
     tokenizer = _load_tokenizer(arguments)
     import_openrlhf()  # first: it keeps what transformers imports next from warning of its own
     option_ranges.check_scheduler(arguments)
@@ -92,18 +91,25 @@ def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = F
     policy, reference = _load_outlines(arguments, configs)
     _choose_attention(arguments, policy, reference, notes)
     data = data_check.check_datasets(arguments, tokenizer, notes)
-    for flag, value in (
-        (data_check.TRAINING, arguments.data.dataset),
-        (data_check.EVALUATION, arguments.eval.dataset),
-    ):
-        if flag in data:
-            source = f"{flag} {value}"
-            for model in dict.fromkeys((policy, reference)):
-                weights_check.check_rows(
-                    source, data[flag].account, model, tokenizer, arguments.data.max_len, notes
-                )
+    _check_rows(arguments, data, (policy, reference), tokenizer, notes)
+    if objective is not None:  # last: checkpoints remember what was found out above
+        _check_resume(arguments, objective)
     judged = objective is None or objective.needs.reference
     return Examined(objective, tokenizer, policy, reference if judged else None, data, notes)
+
+
+def _check_rows(
+    arguments: SimpleNamespace,
+    data: dict[str, PreparedPairs],
+    models: tuple[Any, Any],
+    tokenizer: Any,
+    notes: list[str],
+) -> None:
+    names = {data_check.TRAINING: arguments.data.dataset, data_check.EVALUATION: arguments.eval.dataset}
+    for flag, prepared in data.items():
+        source, length = f"{flag} {names[flag]}", arguments.data.max_len
+        for model in dict.fromkeys(models):
+            weights_check.check_rows(source, prepared.account, model, tokenizer, length, notes)
 
 
 def _check_shape(objective: ConfiguredLoss, seed: int) -> None:
