@@ -102,7 +102,7 @@ def damaged(run, tmp_path, how):
     ("how", "message"),
     [
         ("partial", "got one that was not written to its end"),
-        ("corrupt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt has 1000 bytes, expected"),
+        ("corrupt", "mp_rank_00_model_states.pt has 1000 bytes, expected"),
         ("shard missing", "mp_rank_00_model_states.pt is missing; export"),
     ],
 )
