@@ -129,7 +129,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> list[dict[str, objec
         for rows, packing in ROWS.items():
             for loss, flags in LOSSES.items():
                 out = folder / f"{rows}-{loss}"
-                argv = [*common, *packing, *flags, "--ckpt.output_dir", str(out)]
+                argv = [*common, *packing, *flags, "--overwrite", "--ckpt.output_dir", str(out)]
                 peaks.setdefault((rows, loss), []).append(run(argv, out.with_suffix(".log")))
     table = []
     print(f"{'rows':8} {'loss':10} {'MiB':>8} {'spread':>7} {'ratio':>6}")

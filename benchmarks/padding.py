@@ -24,7 +24,7 @@ from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 import_openrlhf()
 from openrlhf.utils.distributed_sampler import DistributedSampler  # noqa: E402
 
-from sparsepo_plugin.adapters.openrlhf.length_batches import LengthSampler  # noqa: E402
+from sparsepo_plugin.adapters.openrlhf.data_order import StepSampler  # noqa: E402
 
 
 def lengths(path: Path, arguments: argparse.Namespace) -> Tensor:
@@ -59,8 +59,8 @@ def rows(path: Path, arguments: argparse.Namespace) -> list[str]:
     step = arguments.batch // arguments.micro * arguments.micro
     samplers = {
         "upstream's": DistributedSampler(range(len(sizes)), shuffle=True, drop_last=True, **shape),
-        "length-aware": LengthSampler(
-            sizes[:, 2].tolist(), micro_batch=arguments.micro, step=step, **shape
+        "length-aware": StepSampler(
+            len(sizes), epochs=1, step=step, micro_batch=arguments.micro, sizes=sizes[:, 2].tolist(), **shape
         ),
     }  # fmt: skip
     real, table = int(sizes[:, :2].sum()), []

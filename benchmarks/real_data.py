@@ -100,7 +100,8 @@ def train(name: str, processes: int, out: Path, arguments: argparse.Namespace) -
         f"--train.batch_size {arguments.batch} --train.micro_batch_size {micro} "
         f"--train.seed {arguments.seed} "
         f"--train.max_epochs {arguments.epochs} --data.max_samples {arguments.pairs} --ds.zero_stage 2 "
-        f"--model.beta {arguments.beta} --adam.lr {arguments.rate} --eval.at_start --ckpt.output_dir {folder}"
+        f"--model.beta {arguments.beta} --adam.lr {arguments.rate} --eval.at_start --overwrite "
+        f"--ckpt.output_dir {folder}"
     )
     command = [sys.executable, "-m", "sparsepo_plugin", "train", "--processes", str(processes)]
     command += shlex.split(flags) + RUNS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,13 @@ from sparsepo_plugin.types import ReferenceShape
 WEIGHTS = "sparsepo_masks.safetensors"
 RECORD = "sparsepo_masks.json"
 SCHEMA_VERSION = 1
+# Every file that transformers, PEFT and we may write for a model.
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),
+    *("pytorch_model*.bin", "pytorch_model*.bin.index.json", "adapter_config.json", "adapter_model.*"),
+    *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
+    *("merges.txt", "chat_template.*", WEIGHTS, RECORD),
+)
 
 
 class SavedMasks(NamedTuple):
@@ -30,10 +38,24 @@ class SavedMasks(NamedTuple):
 
 
 def publish(staging: Path, folder: Path) -> None:
-    """Move a finished staging folder's files into ``folder``; config.json, which makes it loadable, last."""
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+    """Move a finished staging folder's files into ``folder``; config.json, which makes it loadable, last.
+
+    What an earlier model left there goes: an adapter beside a whole model would be applied to it, a shard or
+    a mask module taken for the new one's.
+    """
+    new = sorted(staging.iterdir(), key=lambda path: path.name == "config.json")
+    remove_model(folder, keep={path.name for path in new})
+    for path in new:
         os.replace(path, folder / path.name)
     staging.rmdir()
+
+
+def remove_model(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete the files of a model in a folder: weights, configuration, tokenizer, adapter, mask module."""
+    for pattern in MODEL_FILES:
+        for path in folder.glob(pattern):
+            if path.is_file() and path.name not in keep:
+                path.unlink()
 
 
 def save_masks(folder: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -49,6 +71,12 @@ def save_masks(folder: Path, state: dict[str, Tensor], record: dict[str, Any]) -
     os.replace(part, folder / WEIGHTS)
     content = {"schema_version": SCHEMA_VERSION, "sparsepo_version": __version__, **record}
     write_text(folder / RECORD, json.dumps(content, indent=2) + "\n")
+
+
+def remove_masks(folder: Path) -> None:
+    """Remove the mask module of an earlier run: a policy without one would be taken for its own."""
+    for name in (WEIGHTS, RECORD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_masks(folder: str | Path) -> SavedMasks:

@@ -57,6 +57,7 @@ def dump(arguments: SimpleNamespace) -> str:
     header = "# Effective configuration; run it again with: sparsepo train --config FILE\n"
     content = _plain(arguments, "")
     content.pop("config", None)  # its flags are all here already
+    content.pop("overwrite", None)  # meant once, by whoever typed it
     return header + yaml.safe_dump(content, sort_keys=True, allow_unicode=True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -11,6 +13,8 @@ from tqdm import tqdm
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
+# A disk that takes nothing any more, after everything that could be checked before the work.
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class UserError(Exception):
@@ -51,6 +55,14 @@ def guarded(function: Callable[[], object]) -> int:
     except UserError as error:
         report(error)
         return error.exit_code
+    except KeyboardInterrupt:
+        report(UserError("interrupted"))
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        report(UserError(f"{error.filename or 'output'}: {error.strerror}"))
+        return EXIT_FAILED
     return 0
 
 

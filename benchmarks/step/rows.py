@@ -58,7 +58,7 @@ def load() -> None:
     importlib.import_module("openrlhf.trainer.dpo_trainer")
     importlib.import_module("sparsepo_plugin.adapters.openrlhf.trainer")
     importlib.import_module("sparsepo_plugin.adapters.openrlhf.dataset")
-    importlib.import_module("sparsepo_plugin.adapters.openrlhf.length_batches")
+    importlib.import_module("sparsepo_plugin.adapters.openrlhf.data_order")
     if importlib.util.find_spec("trl") is not None:
         importlib.import_module("trl").DPOTrainer  # noqa: B018  loaded when it is looked up
 
@@ -214,8 +214,9 @@ class Runner:
     def _dealt(self, step: Step) -> Step:
         if not self._sorted:
             return step
-        from sparsepo_plugin.adapters.openrlhf.length_batches import LengthSampler
+        from sparsepo_plugin.adapters.openrlhf.data_order import StepSampler
 
         found, micro = sizes(step), len(step[0].prompts)
-        sampler = LengthSampler(found, micro_batch=micro, step=len(found), num_replicas=1, rank=0, seed=SEED)
+        shape = {"epochs": 1, "step": len(found), "micro_batch": micro, "num_replicas": 1, "rank": 0}
+        sampler = StepSampler(len(found), **shape, seed=SEED, sizes=found)
         return by_length(step, list(sampler))

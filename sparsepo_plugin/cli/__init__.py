@@ -6,7 +6,6 @@ A command imports what it runs when it runs, so that each starts fast and needs 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -46,7 +45,7 @@ def _add(
 
 def _add_training(commands: Any) -> None:
     train = _add(commands, "train", _train, "train; takes --config FILE and OpenRLHF's flags", own_help=False)
-    train.add_argument("--processes", type=int, default=1, help="processes on this machine (torchrun)")
+    train.add_argument("--processes", type=int, default=1, help="processes on this machine")
     train.add_argument(
         "--smoke", metavar="DIR", help="try the configuration on a tiny model and generated data"
     )
@@ -97,13 +96,12 @@ def _train(known: Namespace) -> int:
         return train_dpo.main(argv)
     if processes < 1:
         raise UserError(f"--processes: got {processes}, expected a number >= 1")
-    # Checked here first: a launcher turns every exit code of its processes into 1.
+    # Checked here first: each process would only find out after its imports.
     from sparsepo_plugin.adapters.openrlhf import flags, preflight
+    from sparsepo_plugin.adapters.openrlhf.processes import train
 
     preflight.check(flags.parse(argv), processes)
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, "-m", *launcher, "-m", "sparsepo_plugin.train_dpo", *argv]
-    return subprocess.run(command, check=False).returncode
+    return train(argv, processes)
 
 
 def _validate(known: Namespace) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from sparsepo_plugin import checkpoint
+from sparsepo_plugin import checkpoint, files
 from sparsepo_plugin.demo import choices, duel, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
 from sparsepo_plugin.demo.statistics import wilson_interval
@@ -63,7 +63,7 @@ def demo(out: str, seed: int = 0) -> None:
       seed: seed of data, models and training.
 
     Raises:
-      UserError: ``out`` cannot be written, or training failed (its log is named).
+      UserError: ``out`` cannot be written or holds other files, or training failed (its log is named).
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -83,10 +83,7 @@ def demo(out: str, seed: int = 0) -> None:
 
 
 def _prepare(out: Path, seed: int) -> Paths:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}; choose a folder that can be written") from None
+    files.claim(out, ".sparsepo-demo", f"--out {out}")
     paths = Paths(
         out / "reference", out / "train.jsonl", out / "held_out.jsonl", out / "policy", out / "train.log"
     )
@@ -133,7 +130,7 @@ def _command(paths: Paths, seed: int) -> list[str]:
         "ckpt.path": paths.output / "deepspeed",
     }
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "sparsepo_plugin.train_dpo", *flags, "--eval.at_start"]
+    return [sys.executable, "-m", "sparsepo_plugin.train_dpo", *flags, "--eval.at_start", "--overwrite"]
 
 
 def _train(paths: Paths, seed: int, steps: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sparsepo_plugin import files
 from sparsepo_plugin.demo import language, tiny
 
 PAIRS = 24
@@ -17,8 +18,12 @@ def smoke_flags(folder: str) -> list[str]:
 
     Args:
       folder: where model, data and output go.
+
+    Raises:
+      UserError: it cannot be written, or holds other files.
     """
     root = Path(folder)
+    files.claim(root, ".sparsepo-smoke", f"--smoke {folder}")
     tokenizer = tiny.build_tokenizer(language.vocabulary())
     tiny.save_tiny(root / "model", tiny.build_model(tokenizer), tokenizer)
     language.write_jsonl(language.generate_pairs(PAIRS, seed=0), root / "pairs.jsonl")
@@ -37,4 +42,4 @@ def smoke_flags(folder: str) -> list[str]:
         "ckpt.output_dir": root / "output",
         "ckpt.path": root / "output" / "deepspeed",
     }
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    return [*(word for key, value in values.items() for word in (f"--{key}", str(value))), "--overwrite"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,28 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Keep an interrupted run's lines up to a step (0: none); what came after it is done again."""
-    text = path.read_text(encoding="utf-8") if step and path.is_file() else ""
+    """Keep an interrupted run's lines up to a step (0: none); what came after it is done again.
+
+    Lines that cannot be read are left out, and said: training does not depend on them.
+    """
     # The last piece has no newline: it is empty, or a line that a kill cut off.
-    complete = text.split("\n")[:-1]
-    write_text(path, "".join(f"{line}\n" for line in complete if json.loads(line)["step"] <= step))
+    complete = path.read_bytes().split(b"\n")[:-1] if step and path.is_file() else []
+    kept, reached, unread = [], [0], 0
+    for line in complete:
+        try:
+            row = json.loads(line)
+            if row["step"] <= step:
+                kept.append(line.decode())
+                reached.append(row["step"])
+        except (ValueError, KeyError, TypeError):
+            unread += 1
+    apart = max((after - before for before, after in pairwise(reached)), default=1)
+    if unread or step - reached[-1] >= max(1, apart):
+        print(
+            f"warning: {path} was cut or damaged: {len(kept)} lines up to step {reached[-1]} are kept, "
+            f"training goes on after step {step}"
+        )
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin.run_folder import configuration, histograms, lines, metrics, tokens
+from sparsepo_plugin.run_folder.trackers import Trackers
 from sparsepo_plugin.types import Split
 
 
@@ -15,10 +16,11 @@ class RunLog:
     Args:
       folder: output folder of the run; must exist when ``start`` is called.
       active: whether this process writes.
+      trackers: what the metrics go to as well.
     """
 
-    def __init__(self, folder: Path, *, active: bool) -> None:
-        self.folder, self.active = folder, active
+    def __init__(self, folder: Path, *, active: bool, trackers: Trackers | None = None) -> None:
+        self.folder, self.active, self._trackers = folder, active, trackers
 
     def start(self, text: str, record: dict[str, Any], processes: int, *, step: int) -> None:
         """Write configuration and versions; drop metrics after ``step``, where training goes on."""
@@ -35,5 +37,13 @@ class RunLog:
 
     def metrics(self, step: int, split: Split, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        if self.active:
-            metrics.append(self.folder, step, split, values)
+        if not self.active:
+            return
+        metrics.append(self.folder, step, split, values)
+        if self._trackers is not None:
+            self._trackers.log(step, split, values)
+
+    def close(self) -> None:
+        """End the trackers."""
+        if self._trackers is not None:
+            self._trackers.close()

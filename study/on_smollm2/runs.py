@@ -117,10 +117,13 @@ def _train(room: Room, point: Point, folder: Path) -> None:
     mine = random.Random(1000 + point.seed).sample(
         pool, min(scale.pairs, scale.stops[-1] * scale.batch, len(pool))
     )
-    write_pairs(folder / "pairs.jsonl", mine)
+    # Beside the output folder: a run does not write over what it reads.
+    pairs = folder.with_name(f"{folder.name}-pairs.jsonl")
+    write_pairs(pairs, mine)
+    folder.mkdir(parents=True, exist_ok=True)
     options = {
         "loss": method.loss, "model.model_name_or_path": room.model, "model.beta": point.beta,
-        "data.dataset": folder / "pairs.jsonl", "eval.dataset": room.work / "held.jsonl",
+        "data.dataset": pairs, "eval.dataset": room.work / "held.jsonl",
         "data.prompt_key": "prompt", "data.chosen_key": "chosen", "data.rejected_key": "rejected",
         "data.max_len": min(scale.prompt + scale.response + 8, 512), "train.batch_size": scale.batch,
         "train.micro_batch_size": scale.micro, "train.max_epochs": 1, "train.seed": point.seed,
@@ -134,5 +137,6 @@ def _train(room: Room, point: Point, folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
     with open(folder / "train.log", "wb") as log:
         code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    pairs.unlink()
     if code:
         raise RunFailedError(f"{point.name}: training got exit code {code}; its messages: {log.name}")

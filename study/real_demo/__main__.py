@@ -104,7 +104,7 @@ def _training(model: Path, out: Path, sizes: Sizes, seed: int) -> list[object]:
         "ckpt.output_dir": out / "policy", "logger.logging_steps": 1,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return ["sparsepo", "train", *words, "--data.length_batching", "--eval.at_start"]
+    return ["sparsepo", "train", *words, "--data.length_batching", "--eval.at_start", "--overwrite"]
 
 
 def _evaluate(stages: Stages, model: Path, out: Path, sizes: Sizes, seed: int) -> None:

@@ -97,6 +97,10 @@ SIGNATURES = {
         "model", "save_dir", "tag", "max_num", "max_mem", "client_state", "save_latest", "metric_value",
         "metric_key",
     ],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.load_ckpt": [
+        "model", "load_dir", "tag", "load_module_strict", "load_optimizer_states", "load_lr_scheduler_states",
+        "load_module_only",
+    ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model": ["model", "cfg"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._get_model_parameters": ["model", "optim", "weight_decay"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._unwrap_model": ["model"],
@@ -147,7 +151,10 @@ SOURCE = {
         "preference_loss, chosen_reward, reject_reward = self.loss_fn( chosen_logps, rejected_logps, "
         "reference_chosen_logps, reference_rejected_logps )",
         "self.save_logs_and_checkpoints(args, global_step, step_bar, logs_dict, client_states)",
-        "consumed_samples // args.train.batch_size",
+        "consumed_samples // args.train.batch_size", "for epoch in range(start_epoch, self.epochs):",
+        "start_epoch = consumed_samples // args.train.batch_size // num_update_steps_per_epoch",
+        "consumed_samples = consumed_samples % (num_update_steps_per_epoch * args.train.batch_size)",
+        "args.eval.steps = num_update_steps_per_epoch",
         'args.ckpt.save_steps = float("inf")',
         "isinstance(self.train_dataloader.sampler, DistributedSampler)", "sampler.set_epoch( epoch, consumed",
     ],
@@ -172,13 +179,26 @@ SOURCE = {
     ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy.save_model": [
         "torch.save( get_peft_model_state_dict(model_to_save, output_state_dict)",
-        "isinstance(model_to_save, PeftModel)",
+        "isinstance(model_to_save, PeftModel)", "model_to_save.config.to_json_file(output_config_file)",
+    ],
+    # It deletes any folder beside the checkpoints, so it is never asked to make room.
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.save_ckpt": [
+        "overflow_num = max(0, len(regular_subdirs) - max_num + 1)", "shutil.rmtree(delete_dir)",
+        "overflow_mem = total_size > max_size_bytes",
+    ],
+    # An adapter's folder opens with its base only where it has no config.json.
+    "transformers.models.auto.auto_factory:_BaseAutoModelClass.from_pretrained": [
+        "os.path.join(pretrained_model_name_or_path, CONFIG_NAME)",
+        'pretrained_model_name_or_path = adapter_config["base_model_name_or_path"]',
     ],
     "openrlhf.utils.deepspeed.deepspeed_utils:get_train_ds_config": [
         'zero_opt_dict["reduce_scatter"] = True',
     ],
     "openrlhf.cli.train_dpo:": [
         'args.ds.attn_implementation = "flash_attention_2"', "assert args.ds.packing_samples,",
+        "trainer.fit(args, consumed_samples, num_update_steps_per_epoch)", "scheduler_steps=max_steps",
+        "lora_rank=args.ds.lora.rank", 'consumed_samples = states["consumed_samples"]',
+        "load_path, states = strategy.load_ckpt(model.model, args.ckpt.path)",
     ],
     "openrlhf.models:Actor.forward": ["**mm_inputs)", "foward_attention_mask = None"],
     # DeepSpeed, through which upstream runs these modes.
@@ -200,13 +220,14 @@ SOURCE = {
     ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model": [
         "self.get_ds_train_config(optim_dict=optim_dict,", "self._get_model_parameters( model, optim=",
-        '"type": "AdamW"',
+        '"type": "AdamW"', 'scheduler_steps = cfg["scheduler_steps"]',
     ],
     "openrlhf.utils.deepspeed:DeepspeedStrategy.setup_dataloader": [
         "sampler = DistributedSampler(", "batch_size=batch_size, sampler=sampler, drop_last=drop_last",
     ],
     "openrlhf.utils.distributed_sampler:DistributedSampler.__iter__": [
-        "indices[self.rank : self.total_size : self.num_replicas]",
+        "indices[self.rank : self.total_size : self.num_replicas]", "g.manual_seed(self.seed + self.epoch)",
+        "torch.randperm(len(self.dataset), generator=g)",
     ],
     "openrlhf.trainer.dpo_trainer:DPOTrainer.concatenated_inputs": [
         "return inputs_ids, att_masks, prompt_id_lens * 2",
@@ -274,7 +295,8 @@ def test_flag_and_default(flag, default):
 
 def test_our_names_do_not_collide_with_upstreams_flags():
     source = inspect.getsource(cli)
-    own = {"--config", "--loss", "--eval.at_start", "--model.trust_remote_code"}
+    own = {"--config", "--loss", "--eval.at_start", "--model.trust_remote_code", "--overwrite"}
+    own |= {"--model.dropout", "--logger.report_to", "--hub.push", "--hub.private"}
     own |= {"--data.length_batching", "--data.upstream_end_tokens", "--data.chat_template_kwargs"}
     assert not own & set(re.findall(r'"(--[\w.]+)"', source))
     assert not re.findall(r'"--(?:sparsepo|dpo)\.', source)

@@ -24,13 +24,9 @@ IDS = torch.arange(3, 35).reshape(2, 16)
 
 
 def logits(folder):
-    import peft
-
-    loader = (
-        peft.AutoPeftModelForCausalLM if (folder / "adapter_config.json").is_file() else AutoModelForCausalLM
-    )
+    """Of a whole model and of an adapter's folder alike, which transformers opens with its base."""
     with torch.no_grad():
-        return loader.from_pretrained(folder).eval()(IDS).logits.float()
+        return AutoModelForCausalLM.from_pretrained(folder).eval()(IDS).logits.float()
 
 
 def same_tensors(one, other):
@@ -106,8 +102,8 @@ def damaged(run, tmp_path, how):
     ("how", "message"),
     [
         ("partial", "got one that was not written to its end"),
-        ("corrupt", "cannot be read"),
-        ("shard missing", "cannot be read"),
+        ("corrupt", "mp_rank_00_model_states.pt has 1000 bytes, expected"),
+        ("shard missing", "mp_rank_00_model_states.pt is missing; export"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused(how, message, saved_runs, tmp_path, capsys):
@@ -147,28 +143,21 @@ def test_one_process_goes_on_where_two_stopped(name, saved_by_two, resumed_by_on
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--sparsepo.masks", "common"], "options.masks is 'common' now and was 'independent'"),
+        (["--sparsepo.masks", "common"], "sparsepo.masks is 'common' now and was 'independent'"),
+        (["--adam.lr", "0.5"], "adam.lr is 0.5 now and was 0.003"),
         (["--train.batch_size", "4"], "train.batch_size is 4 now and was 8"),
         (["--data.max_len", "96"], "data.max_len is 96 now and was 128"),
     ],
 )
 def test_resuming_as_another_run_is_refused_before_any_work(change, message, saved_runs, inputs, tmp_path):
     path = str(saved_runs["zero2"].folder / "steps")
-    argv = [*inputs.flags(), *FP32, *SPARSE, "--ckpt.path", path, "--ckpt.output_dir", str(tmp_path / "out")]
+    argv = [*inputs.flags(), *FP32, *SPARSE, "--train.max_epochs", "2", "--ckpt.path", path]
+    argv += ["--ckpt.output_dir", str(tmp_path / "out")]
     preflight.check(flags.parse([*argv, "--ckpt.load_enable"]))
     preflight.check(flags.parse([*argv, *change]))  # a new run may differ
     with pytest.raises(UserError, match="cannot resume from") as error:
         preflight.check(flags.parse([*argv, "--ckpt.load_enable", *change]))
     assert message in str(error.value)
-
-
-def test_other_data_under_the_same_name_is_refused(saved_runs, inputs, tmp_path):
-    path = str(saved_runs["zero2"].folder / "steps")
-    data = tmp_path / inputs.train.name
-    data.write_text("".join(inputs.train.read_text().splitlines(keepends=True)[1:]))
-    argv = [*inputs.flags(), *FP32, *SPARSE, "--ckpt.path", path, "--ckpt.load_enable"]
-    with pytest.raises(UserError, match=r"data\.content is '.*' now and was '.*'"):
-        preflight.check(flags.parse([*argv, "--data.dataset", str(data)]))
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_numbers(tmp_path):

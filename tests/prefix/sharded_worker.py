@@ -20,7 +20,7 @@ import_openrlhf()
 from deepspeed.utils import safe_get_full_grad  # noqa: E402
 from openrlhf.models import Actor  # noqa: E402
 
-from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy  # noqa: E402
+from sparsepo_plugin.adapters.openrlhf.keeping import PortableStrategy  # noqa: E402
 from sparsepo_plugin.adapters.prefix import shared_rows, sharing, start  # noqa: E402
 
 

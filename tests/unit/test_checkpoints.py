@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags
+from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags, run_identity
 from sparsepo_plugin.demo import tiny
 from sparsepo_plugin.errors import UserError
 
 
-def saved(folder, step, keep=5, **identity):
+def saved(folder, step, keep=5):
     checkpoints.begin(folder, f"global_step{step}")
-    checkpoints.finish(folder, f"global_step{step}", {"processes": 1, "identity": identity}, keep)
+    checkpoints.finish(folder, f"global_step{step}", {"processes": 1, "identity": {}}, keep)
 
 
 def test_a_checkpoint_counts_once_it_is_finished(tmp_path):
@@ -78,40 +75,103 @@ def test_a_folder_of_upstreams_own_checkpoints_is_told_apart(tmp_path):
     assert not checkpoints.foreign(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("now", "message"),
-    [
-        ({"loss": "mapo"}, "loss is 'mapo' now and was 'sparsepo'"),
-        ({"options": {"masks": "common", "floor": 0.5}}, "options.floor is 0.5 now and was 0.0"),
-        ({"data": {"content": "b"}}, "data.content is 'b' now and was 'a'"),
-    ],
-)
-def test_another_run_is_refused_with_both_values(tmp_path, now, message):
-    identity = {"loss": "sparsepo", "options": {"masks": "common", "floor": 0.0}, "data": {"content": "a"}}
-    saved(tmp_path, 2, **identity)
-    found = checkpoints.to_resume(tmp_path)
-    checkpoints.check_same(found, identity, tmp_path)
-    with pytest.raises(UserError, match=message) as error:
-        checkpoints.check_same(found, {**identity, **now}, tmp_path)
+def whole(folder, *steps):
+    """Checkpoints with files as DeepSpeed writes them."""
+    for step in steps:
+        tag = f"global_step{step}"
+        checkpoints.begin(folder, tag)
+        for name in ("mp_rank_00_model_states.pt", "bf16_optim_states.pt", "random_0.pt"):
+            (folder / tag / name).write_bytes(f"{name} {step}".encode() * 50)
+        checkpoints.finish(folder, tag, {"processes": 1, "identity": {}}, 9)
+
+
+DAMAGE = {
+    "cut": lambda place, name: (place / name).write_bytes((place / name).read_bytes()[:40]),
+    "missing": lambda place, name: (place / name).unlink(),
+    "changed": lambda place, name: (place / name).write_bytes(b"x" * (place / name).stat().st_size),
+}
+SAID = {
+    "cut": "has 40 bytes, expected",
+    "missing": "is missing",
+    "changed": "has other content than was written",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "bf16_optim_states.pt", "random_0.pt"])
+def test_a_damaged_file_is_named_and_the_last_whole_checkpoint_taken(name, how, tmp_path):
+    whole(tmp_path, 2, 4, 6)
+    DAMAGE[how](tmp_path / "global_step6", name)
+    found = checkpoints.look(tmp_path)
+    assert found.saved.tag == "global_step4"
+    assert list(found.damaged) == ["global_step6"]
+    assert found.damaged["global_step6"].startswith(f"{name} {SAID[how]}")
+    for step in (2, 4):
+        DAMAGE[how](tmp_path / f"global_step{step}", name)
+    with pytest.raises(UserError, match=r"global_step6: .*, and no other checkpoint there is whole") as error:
+        checkpoints.to_resume(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_follows_the_content_of_files_and_folders(tmp_path):
-    file, folder = tmp_path / "a.jsonl", tmp_path / "many"
-    folder.mkdir()
-    file.write_text("one")
-    (folder / "x.jsonl").write_text("x")
-    before = [
-        checkpoints.fingerprint(value) for value in (str(file), str(folder), f"{file},{folder}", "org/hub")
-    ]
-    assert len(set(before)) == 4
-    assert checkpoints.fingerprint(f"{file}@train") == before[0]
-    file.write_text("two")
-    (folder / "y.jsonl").write_text("y")
-    after = [
-        checkpoints.fingerprint(value) for value in (str(file), str(folder), f"{file},{folder}", "org/hub")
-    ]
-    assert [a == b for a, b in zip(before, after)] == [False, False, False, True]
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda marker: marker.unlink(), "sparsepo_complete.json is missing"),
+        (lambda marker: marker.write_text('{"step": 6, "proc'), "sparsepo_complete.json cannot be read"),
+        (lambda marker: marker.write_text("[]"), "sparsepo_complete.json cannot be read"),
+        (lambda marker: marker.write_bytes(b"\xff\xfe"), "sparsepo_complete.json cannot be read"),
+    ],
+)
+def test_a_lost_marker_is_no_reason_to_start_again(damage, reason, tmp_path):
+    whole(tmp_path, 6)
+    damage(tmp_path / "global_step6" / checkpoints.COMPLETE)
+    assert not checkpoints.foreign(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        checkpoints.to_resume(tmp_path)
+    whole(tmp_path, 4)
+    assert checkpoints.look(tmp_path) == (checkpoints.complete(tmp_path)[0], {"global_step6": reason})
+
+
+def test_damaged_ones_do_not_take_the_place_of_whole_ones(tmp_path):
+    whole(tmp_path, 4, 6)
+    DAMAGE["cut"](tmp_path / "global_step6", "random_0.pt")
+    checkpoints.set_aside(tmp_path, checkpoints.look(tmp_path).damaged)
+    saved(tmp_path, 5, keep=1)
+    assert checkpoints.to_resume(tmp_path).tag == "global_step5"
+
+
+def test_the_one_just_written_stays_beside_later_ones_of_a_run_that_went_back(tmp_path):
+    whole(tmp_path, 2, 4, 6)
+    saved(tmp_path, 3, keep=1)
+    assert [item.step for item in checkpoints.complete(tmp_path)] == [3]
+
+
+def test_nothing_of_an_earlier_checkpoint_of_that_name_stays(tmp_path):
+    whole(tmp_path, 2)
+    (tmp_path / "global_step2/bf16_zero_pp_rank_1_optim_states.pt").write_text("of a second process")
+    (tmp_path / "global_step2_universal").mkdir()
+    whole(tmp_path, 2)
+    assert not (tmp_path / "global_step2/bf16_zero_pp_rank_1_optim_states.pt").exists()
+    assert not (tmp_path / "global_step2_universal").exists()
+
+
+def test_only_checkpoints_make_room_for_checkpoints(tmp_path):
+    (tmp_path / "my data").mkdir()
+    for step in (1, 2, 3):
+        saved(tmp_path, step, keep=2)
+        (tmp_path / f"global_step{step}_hf").mkdir()
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert names == {"my data", "global_step2", "global_step3", "global_step2_hf", "global_step3_hf"}
+
+
+def test_checkpoints_take_no_more_than_they_may(tmp_path):
+    whole(tmp_path, 1, 2, 3)
+    checkpoints.begin(tmp_path, "global_step4")
+    (tmp_path / "global_step4/data").write_bytes(bytes(4000))
+    one = sum(file.stat().st_size for file in (tmp_path / "global_step3").iterdir())
+    most = (4000 + 1000 + one * 1.5) / 1024**3
+    checkpoints.finish(tmp_path, "global_step4", {"processes": 1}, 9, most)
+    assert [item.step for item in checkpoints.complete(tmp_path)] == [4, 3]
 
 
 def test_random_states_go_on_where_they_were(tmp_path):
@@ -123,23 +183,6 @@ def test_random_states_go_on_where_they_were(tmp_path):
     checkpoints.restore_random_state(checkpoints.load_random_state(tmp_path, 1))
     assert torch.equal(torch.rand(4), want)
     assert {path.name for path in tmp_path.iterdir()} == {"random_1.pt"}
-
-
-def test_the_identity_holds_what_changes_the_numbers_and_nothing_else():
-    def arguments(**changes):
-        data = dict.fromkeys(checkpoints.DATA_KEYS)
-        lora = SimpleNamespace(rank=0)
-        return SimpleNamespace(
-            data=SimpleNamespace(**{**data, "dataset": "org/name", **changes}),
-            train=SimpleNamespace(batch_size=8, seed=1),
-            model=SimpleNamespace(model_name_or_path="m", beta=0.1),
-            ds=SimpleNamespace(zero_stage=2, lora=lora),
-        )
-
-    one = checkpoints.identity(arguments(), None)
-    assert one["loss"] is None
-    assert checkpoints.identity(arguments(max_len=7), None) != one
-    assert json.loads(json.dumps(one)) == one
 
 
 def test_a_run_with_flash_attention_is_exported_where_it_is_not_installed(tmp_path):
@@ -157,7 +200,7 @@ def test_a_run_with_flash_attention_is_exported_where_it_is_not_installed(tmp_pa
         ]
     ).arguments
     arguments.ds.attn_implementation = "flash_attention_2"
-    plan = checkpoints.blueprint(arguments, None)
+    plan = run_identity.blueprint(arguments, None)
     assert plan["actor"]["attn_implementation"] == "flash_attention_2"
     state = {name: value + 1 for name, value in model.state_dict().items()}
     export._write_policy(plan, state, tmp_path / "out", False)

@@ -29,7 +29,7 @@ FLOORS = (
 )
 CORE = set.union(*FLOORS[:3])
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
-CORE_PACKAGES = {"safetensors", "sparsepo_plugin", "torch", "tqdm", "triton", "yaml"}
+CORE_PACKAGES = {"filelock", "safetensors", "sparsepo_plugin", "torch", "tqdm", "triton", "yaml"}
 # What a trainer's folder may read of the other folders of adapters/; what lies beside them is for all.
 ADAPTERS: dict[str, set[str]] = {
     "pairs": set(),

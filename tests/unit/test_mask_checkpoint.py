@@ -54,6 +54,38 @@ def test_a_folder_without_mask_module_is_refused(tmp_path):
         checkpoint.load_masks(tmp_path)
 
 
+def test_a_loss_without_a_module_leaves_none_of_an_earlier_run(tmp_path):
+    """As TRL's and Axolotl's trainers save, which write into a folder without looking."""
+    from sparsepo_plugin.adapters.trl.mask_training import MaskTraining
+
+    saved(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    loss = registry.get("dpo")
+    MaskTraining(ConfiguredLoss(loss, loss.options(), SHAPE), 0, torch.device("cpu")).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_publishing_removes_what_another_model_left(tmp_path):
+    """An adapter would be applied to the new model, a shard or a mask module taken for its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    saved(out)
+    old = ("adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors")
+    for name in (*old, "model.safetensors.index.json", "config.json", "metrics.jsonl", "notes.txt"):
+        (out / name).write_text("old")
+    staging = out / ".saving"
+    staging.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (staging / name).write_text("new")
+    checkpoint.publish(staging, out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "config.json": "new",
+        "model.safetensors": "new",
+        "metrics.jsonl": "old",
+        "notes.txt": "old",
+    }
+
+
 def test_another_schema_is_refused_and_its_version_named(tmp_path):
     saved(tmp_path)
     record = json.loads((tmp_path / checkpoint.RECORD).read_text())

@@ -81,7 +81,7 @@ def test_its_mask_module_gives_the_masks_that_it_recorded(old):
     [
         ([], None),
         (["--sparsepo.record", "0"], None),
-        (["--sparsepo.width", "2"], "options.width is 2 now and was 4"),
+        (["--sparsepo.width", "2"], "sparsepo.width is 2 now and was 4"),
         (["--model.beta", "0.2"], "model.beta is 0.2 now and was 0.1"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from sparsepo_plugin.adapters import dropout
 from sparsepo_plugin.patched import patched
 
 
@@ -21,3 +23,12 @@ def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> 
 
     with patched(utils, convert_to_torch_dtype=with_float32):
         return actor_class(*args, **options)
+
+
+def build_steady(actor_class: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The same without dropout; of a policy, which upstream alone builds with LoRA's options, it is said."""
+    actor = build_actor(actor_class, *args, **options)
+    was = dropout.switch_off(actor.model)
+    if was and "lora_rank" in options and os.environ.get("RANK", "0") == "0":
+        print(f"dropout is off in the policy ({was} in its configuration); --model.dropout keeps it")
+    return actor

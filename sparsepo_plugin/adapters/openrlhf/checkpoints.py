@@ -1,42 +1,30 @@
-"""DeepSpeed checkpoints that survive a kill: which are complete, what they belong to, their random state.
+"""DeepSpeed checkpoints that survive a kill: which are complete and undamaged, and their random state.
 
 A checkpoint is complete once its marker file lies in its folder; the marker is the last file written before
-``latest``, and both are replaced atomically. A folder that is still being written holds another marker.
+``latest``, and both are replaced atomically. It lists size and digest of every other file, so that one that
+was cut, lost or changed later is known before a model is loaded. A folder that is still being written holds
+another marker.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
-from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.files import write_text
-from sparsepo_plugin.options import LossOptions
+from sparsepo_plugin.files import digest, write_text
 
 COMPLETE, PARTIAL, LATEST = "sparsepo_complete.json", "sparsepo_partial", "latest"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MASK_MODULE = "sparsepo_masks"  # the mask module's name inside the policy
-# Options of the data, besides the data themselves, that change what is trained on.
-DATA_KEYS = (
-    "dataset_probs",
-    "dataset_split",
-    "max_samples",
-    "max_len",
-    "prompt_key",
-    "chosen_key",
-    "rejected_key",
-)
 _STEP = re.compile(r"global_step(\d+)")
+_GIGABYTE = 1024**3
 
 
 class Saved(NamedTuple):
@@ -45,7 +33,7 @@ class Saved(NamedTuple):
     Attributes:
       tag: name of its folder.
       step: optimizer steps taken.
-      record: what ``identity`` gave when it was saved, and the number of processes.
+      record: ``identity`` and ``build`` of run_identity, the number of processes, ``files``.
     """
 
     tag: str
@@ -53,133 +41,149 @@ class Saved(NamedTuple):
     record: dict[str, Any]
 
 
-def identity(arguments: SimpleNamespace, objective: ConfiguredLoss | None) -> dict[str, Any]:
-    """What must be the same when a run is resumed: loss, its options, data, batches, seed."""
-    data = {"dataset": arguments.data.dataset, "content": fingerprint(arguments.data.dataset)}
-    return {
-        "loss": None if objective is None else objective.loss.name,
-        "options": {} if objective is None else _relevant(objective.options),
-        "data": {**data, **{key: getattr(arguments.data, key) for key in DATA_KEYS}},
-        "train.batch_size": arguments.train.batch_size,
-        "train.seed": arguments.train.seed,
-        "model.model_name_or_path": arguments.model.model_name_or_path,
-        "model.beta": arguments.model.beta,
-        "ds.zero_stage": arguments.ds.zero_stage,
-        "ds.lora.rank": arguments.ds.lora.rank,
-    }
+class Found(NamedTuple):
+    """What a folder of checkpoints offers to a run that resumes.
 
-
-def blueprint(arguments: SimpleNamespace, record: dict[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint must remember so that the policy and the masks can be built again.
-
-    Args:
-      arguments: upstream's arguments.
-      record: Objective.record, or None for upstream's own loss.
+    Attributes:
+      saved: the checkpoint to go on from, or None.
+      damaged: what is wrong with newer ones, by tag.
     """
-    ds, lora = arguments.ds, arguments.ds.lora
-    return {
-        "model": arguments.model.model_name_or_path,
-        "trust_remote_code": arguments.model.trust_remote_code,
-        "fast_tokenizer": not arguments.data.disable_fast_tokenizer,
-        "actor": {
-            "attn_implementation": ds.attn_implementation,
-            "param_dtype": ds.param_dtype,
-            "load_in_4bit": ds.load_in_4bit,
-            "lora_rank": lora.rank,
-            "lora_alpha": lora.alpha,
-            "lora_dropout": lora.dropout,
-            "target_modules": lora.target_modules,
-        },
-        "masks": record,
-    }
 
-
-def _relevant(options: LossOptions) -> dict[str, Any]:
-    """Options without those that change no number of the training."""
-    fields = [field for field in dataclasses.fields(options) if field.metadata["affects"] != "nothing"]
-    return {field.name: getattr(options, field.name) for field in fields}
-
-
-def fingerprint(dataset: str) -> str:
-    """SHA-256 over the local files of a dataset option; names of hub datasets enter as they are."""
-    digest = hashlib.sha256()
-    for part in dataset.split(","):
-        path = Path(part.strip().split("@")[0].strip())
-        digest.update(path.name.encode())
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+    saved: Saved | None
+    damaged: dict[str, str]
 
 
 def complete(folder: Path) -> list[Saved]:
-    """Complete checkpoints of a folder, the newest first; other folders are left out."""
+    """Checkpoints with a readable marker, the newest first; other folders are left out."""
     found = []
     for marker in folder.glob(f"*/{COMPLETE}"):
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        found.append(Saved(marker.parent.name, record["step"], record))
+        try:
+            record = json.loads(marker.read_text(encoding="utf-8"))
+            found.append(Saved(marker.parent.name, int(record["step"]), record))
+        except (ValueError, KeyError, TypeError):
+            continue
     return sorted(found, key=lambda saved: saved.step, reverse=True)
 
 
-def to_resume(folder: Path) -> Saved | None:
-    """The checkpoint that ``latest`` names if it is complete, else the newest that is; None without any."""
-    found = complete(folder)
+def look(folder: Path) -> Found:
+    """The checkpoint that ``latest`` names if it is whole, else the newest that is; and what is damaged."""
+    candidates = complete(folder)
     latest = folder / LATEST
-    named = latest.read_text(encoding="utf-8").strip() if latest.is_file() else ""
-    return next((saved for saved in found if saved.tag == named), found[0] if found else None)
+    named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    candidates.sort(key=lambda saved: saved.tag != named)  # stable: the named one before the others
+    damaged = _without_marker(folder)
+    for saved in candidates:
+        reason = damage(folder, saved)
+        if reason is None:
+            return Found(saved, damaged)
+        damaged[saved.tag] = reason
+    return Found(None, damaged)
+
+
+def _without_marker(folder: Path) -> dict[str, str]:
+    """Finished checkpoints of ours (they hold random states) whose marker is gone or cannot be read."""
+    readable = {saved.tag for saved in complete(folder)}
+    lost = {}
+    for state in sorted(folder.glob("global_step*/random_0.pt")):
+        place = state.parent
+        if place.name not in readable and not (place / PARTIAL).exists():
+            there = (place / COMPLETE).exists()
+            lost[place.name] = f"{COMPLETE} {'cannot be read' if there else 'is missing'}"
+    return lost
+
+
+def damage(folder: Path, saved: Saved) -> str | None:
+    """Say what is wrong with a checkpoint's files, the first thing found; None where they are as written."""
+    for name, (size, known) in saved.record.get("files", {}).items():
+        file = folder / saved.tag / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, expected {size}"
+        if digest(file) != known:
+            return f"{name} has other content than was written"
+    return None
+
+
+def to_resume(folder: Path) -> Saved | None:
+    """The checkpoint that a run goes on from; None where there is nothing complete, or only upstream's own.
+
+    Raises:
+      UserError: there are checkpoints, but every one is damaged.
+    """
+    saved, damaged = look(folder)
+    if saved is None and damaged:
+        tag, reason = sorted(damaged.items(), key=lambda item: _step_of(item[0]))[-1]
+        raise UserError(
+            f"cannot resume from {folder / tag}: {reason}, and no other checkpoint there is whole; "
+            "train anew with another --ckpt.path"
+        )
+    return saved
+
+
+def set_aside(folder: Path, damaged: dict[str, str]) -> None:
+    """Let damaged checkpoints count no more: they are neither loaded nor kept in the place of a whole one."""
+    for tag in damaged:
+        (folder / tag / COMPLETE).unlink(missing_ok=True)
 
 
 def foreign(folder: Path) -> bool:
     """Whether the checkpoints there were written by upstream's own trainer, which has no markers."""
-    return (folder / LATEST).is_file() and not any(folder.glob(f"*/{PARTIAL}")) and not complete(folder)
-
-
-def check_same(saved: Saved, now: dict[str, Any], folder: Path) -> None:
-    """Refuse to continue a run as another one.
-
-    Raises:
-      UserError: naming the first difference with both values.
-    """
-    then = json.loads(json.dumps(now))  # the same JSON types on both sides
-    for key, value, old in _differences(then, saved.record["identity"]):
-        raise UserError(
-            f"cannot resume from {folder / saved.tag}: {key} is {value!r} now and was {old!r}; give the old "
-            f"value, or train anew with another --ckpt.path"
-        )
-
-
-def _differences(now: dict[str, Any], old: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found = []
-    for key in now.keys() | old.keys():
-        one, other = now.get(key), old.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            found.append((f"{prefix}{key}", one, other))
-    return sorted(found, key=lambda item: item[0])
+    if not (folder / LATEST).is_file() or any(folder.glob(f"*/{PARTIAL}")):
+        return False
+    return not complete(folder) and not _without_marker(folder)
 
 
 def begin(folder: Path, tag: str) -> None:
-    """Mark a checkpoint as being written; what a killed run left of it goes first."""
+    """Mark a checkpoint as being written; what an earlier one of that name left goes first."""
     target = folder / tag
-    if (target / PARTIAL).exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / COMPLETE).unlink(missing_ok=True)
+    remove(folder, tag)
+    target.mkdir(parents=True)
     (target / PARTIAL).touch()
 
 
-def finish(folder: Path, tag: str, record: dict[str, Any], keep: int) -> None:
-    """Mark a checkpoint as complete, name it in ``latest``, and delete complete ones beyond ``keep``."""
-    step = int(match[1]) if (match := _STEP.fullmatch(tag)) else 0
-    content = {"schema_version": SCHEMA_VERSION, "step": step, **record}
-    write_text(folder / tag / COMPLETE, json.dumps(content, indent=2) + "\n")
-    (folder / tag / PARTIAL).unlink(missing_ok=True)
+def finish(folder: Path, tag: str, record: dict[str, Any], keep: int, most: float = float("inf")) -> None:
+    """Mark a checkpoint as complete, name it in ``latest``, and delete older ones.
+
+    Args:
+      folder: of all checkpoints.
+      tag: the checkpoint.
+      record: what it remembers.
+      keep: complete checkpoints that stay, at least this one.
+      most: gigabytes that all of them may take, this one aside.
+    """
+    place = folder / tag
+    files = {
+        file.relative_to(place).as_posix(): (file.stat().st_size, digest(file))
+        for file in sorted(place.rglob("*"))
+        if file.is_file() and file.name != PARTIAL
+    }
+    content = {"schema_version": SCHEMA_VERSION, "step": max(0, _step_of(tag)), **record, "files": files}
+    write_text(place / COMPLETE, json.dumps(content, indent=2) + "\n")
+    (place / PARTIAL).unlink(missing_ok=True)
     write_text(folder / LATEST, tag)
-    for saved in [saved for saved in complete(folder) if _STEP.fullmatch(saved.tag)][max(1, keep) :]:
-        shutil.rmtree(folder / saved.tag)
+    others = [s for s in complete(folder) if _STEP.fullmatch(s.tag) and s.tag != tag]
+    total = _size(place)
+    for number, saved in enumerate(others, 1):
+        total += _size(folder / saved.tag)
+        if number >= max(1, keep) or total > most * _GIGABYTE:
+            remove(folder, saved.tag)
+
+
+def _step_of(tag: str) -> int:
+    match = _STEP.fullmatch(tag)
+    return int(match[1]) if match else -1
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def remove(folder: Path, tag: str) -> None:
+    """Delete a checkpoint, and the model that was saved beside it in plain form."""
+    (folder / tag / COMPLETE).unlink(missing_ok=True)
+    for name in (tag, f"{tag}_hf", f"{tag}_universal"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> list[str]:

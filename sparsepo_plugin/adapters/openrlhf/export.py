@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsepo_plugin import checkpoint
-from sparsepo_plugin.adapters.openrlhf import checkpoints
+from sparsepo_plugin import checkpoint, files
+from sparsepo_plugin.adapters.openrlhf import checkpoints, merging, saving
 from sparsepo_plugin.adapters.openrlhf.checkpoints import Saved
 from sparsepo_plugin.errors import UserError
 
@@ -21,8 +21,10 @@ _MASKS = f"{checkpoints.MASK_MODULE}."
 def export(source: Path, out: Path, *, merge: bool = False) -> str:
     """Write the policy of a DeepSpeed checkpoint as a plain Hugging Face folder (or LoRA adapter).
 
+    What was written is read again and must give the checkpoint's logits before it gets its name.
+
     Args:
-      source: folder of checkpoints (the newest complete one is taken), or one checkpoint's folder.
+      source: folder of checkpoints (the newest one is taken), or one checkpoint's folder.
       out: a folder that does not exist or is empty.
       merge: merge a LoRA adapter into its base.
 
@@ -30,15 +32,22 @@ def export(source: Path, out: Path, *, merge: bool = False) -> str:
       One line on what was written.
 
     Raises:
-      UserError: no complete checkpoint, a file of it cannot be read, or ``out`` is not empty.
+      UserError: no complete checkpoint, a damaged one, or ``out`` is not empty or takes no model.
+      RunFailedError: what was written does not give the checkpoint's logits; nothing is left of it.
     """
     folder, saved = _locate(source)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: got a file or a folder with files, expected a new or an empty folder")
+    files.check_folder(out, f"--out {out}")
     plan = saved.record["build"]
     rank = plan["actor"]["lora_rank"]
     if merge and not rank:
         raise UserError(f"--merge: {folder / saved.tag} holds a whole model, expected a LoRA adapter")
+    if merge and plan["actor"]["load_in_4bit"]:
+        raise UserError(
+            f"--merge: {folder / saved.tag} holds an adapter of 4-bit weights, into which no merge is exact; "
+            "export the adapter, and load it on the base in 4 bit"
+        )
     state = _read(folder, saved)
     masks = {name.removeprefix(_MASKS): state.pop(name) for name in list(state) if name.startswith(_MASKS)}
     staging = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -58,9 +67,18 @@ def export(source: Path, out: Path, *, merge: bool = False) -> str:
 
 
 def _locate(source: Path) -> tuple[Path, Saved]:
-    if (source / checkpoints.COMPLETE).is_file():
-        return source.parent, next(s for s in checkpoints.complete(source.parent) if s.tag == source.name)
-    saved = checkpoints.to_resume(source) if source.is_dir() else None
+    if source.is_dir() and (source / checkpoints.COMPLETE).exists():
+        one = source.absolute()
+        named = next((each for each in checkpoints.complete(one.parent) if each.tag == one.name), None)
+        reason = checkpoints.damage(one.parent, named) if named else f"{checkpoints.COMPLETE} cannot be read"
+        if named is None or reason is not None:
+            raise UserError(f"--checkpoint {source}: {reason}; take another checkpoint of the run")
+        return source.parent, named
+    saved, damaged = checkpoints.look(source)
+    if damaged:
+        tag, reason = next(iter(damaged.items()))
+        other = f"export {source / saved.tag} instead" if saved else "no other one there is whole"
+        raise UserError(f"--checkpoint {source / tag}: {reason}; {other}")
     if saved is None:
         partial = (source / checkpoints.PARTIAL).exists() or any(source.glob(f"*/{checkpoints.PARTIAL}"))
         got = "one that was not written to its end" if partial else "none"
@@ -95,16 +113,29 @@ def _write_policy(plan: dict[str, Any], state: dict[str, Tensor], folder: Path, 
     from openrlhf.models import Actor
     from openrlhf.utils import get_tokenizer
 
-    # No attention is computed, and the run's kernel need not be installed here.
+    # The run's kernel need not be installed here.
     actor = {**plan["actor"], "attn_implementation": "eager"}
+    lora = bool(actor["lora_rank"])
     model: Any = build_actor(Actor, plan["model"], **actor).model
     tokenizer = get_tokenizer(plan["model"], model, "right", None, use_fast=plan["fast_tokenizer"])
-    _load(model, state, lora=bool(plan["actor"]["lora_rank"]))
+    if plan.get("chat_template"):
+        tokenizer.chat_template = plan["chat_template"]
+    _load(model, state, lora=lora)
     if merge:
-        model = model.merge_and_unload()
+        model = merging.merge(model, _load_dtype(actor["param_dtype"]))
+    size = saving.size_of(model, adapter=lora and not merge)
+    if reason := saving.obstacle(folder.parent, size):
+        raise UserError(f"--out: {reason}; choose another folder, or make room")
     model.save_pretrained(folder)
-    model.config.to_json_file(folder / "config.json")
     tokenizer.save_pretrained(folder)
+    if lora and not merge:
+        saving.complete_adapter(folder)
+    if not actor["load_in_4bit"]:
+        merging.check_written(model, folder, plan["trust_remote_code"])
+
+
+def _load_dtype(name: str) -> torch.dtype:
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], *, lora: bool) -> None:

@@ -24,6 +24,7 @@ from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.forward.runner import HEAD_MODES
 from sparsepo_plugin.options import LossOptions, option_rows
 from sparsepo_plugin.registry import Loss
+from sparsepo_plugin.run_folder import trackers
 
 UPSTREAM_CLI = "openrlhf.cli.train_dpo"
 
@@ -129,6 +130,7 @@ class _Parser(argparse.ArgumentParser):
         parsed, extra = self.parse_known_args(rest)
         if extra:
             raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
+        parsed.config = configured.config
         self.attention = getattr(parsed, "ds.attn_implementation")
         if getattr(parsed, "ds.lora.target_modules", None) == ["all-linear"]:
             # peft knows the word only outside a list, which is what a given flag makes of it.
@@ -146,6 +148,11 @@ class _Parser(argparse.ArgumentParser):
             "--loss", help=f"registered loss: {', '.join(registry.names())}; none: upstream's own"
         )
         # On the parser itself, not in the group, so that each gets its --no- form.
+        self.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace the earlier run in the output folders",
+        )
         self.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
         self.add_argument(
             "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
@@ -158,6 +165,8 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument(
             "--data.chat_template_kwargs", help='given to the chat template, JSON: {"enable_thinking": false}'
         )
+        self.add_argument("--model.dropout", action="store_true", help="keep the policy's dropout; off: none")
+        self._add_reporting_flags()
         self._add_speed_flags()
         cluster = self.add_argument_group("--ray: run as Ray actors")
         cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")
@@ -173,6 +182,14 @@ class _Parser(argparse.ArgumentParser):
                     default=argparse.SUPPRESS,
                     help=f"{row.help} (default: {row.default})",
                 )
+
+    def _add_reporting_flags(self) -> None:
+        self.add_argument(
+            "--logger.report_to", nargs="*", choices=trackers.NAMES, default=[],
+            help="trackers beside metrics.jsonl",
+        )  # fmt: skip
+        self.add_argument("--hub.push", metavar="ORG/NAME", help="upload the trained policy to the model hub")
+        self.add_argument("--hub.private", action="store_true", help="as a private repository")
 
     def _add_speed_flags(self) -> None:
         speed = self.add_argument_group("speed and memory: no number changes")

@@ -8,11 +8,13 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsepo_plugin.adapters.openrlhf import checkpoints, flags, preflight
-from sparsepo_plugin.adapters.openrlhf.actors import build_actor
+from sparsepo_plugin.adapters.openrlhf import flags, hub, places, preflight
+from sparsepo_plugin.adapters.openrlhf.actors import build_actor, build_steady
+from sparsepo_plugin.adapters.openrlhf.run_identity import checkpoint_record
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.patched import patched
+from sparsepo_plugin.run_folder import lock
 
 
 def run(argv: Sequence[str]) -> None:
@@ -34,8 +36,15 @@ def run(argv: Sequence[str]) -> None:
     import_openrlhf()
     import openrlhf.cli.train_dpo as upstream
 
-    replaced = _replacements(upstream, objective, checkpoint_record(parsed.arguments, objective))
-    rebound(upstream.train, **replaced)(parsed.arguments)
+    replaced = _replacements(objective, checkpoint_record(parsed.arguments, objective))
+    build = build_actor if parsed.arguments.model.dropout else build_steady
+    replaced["Actor"] = functools.partial(build, upstream.Actor)
+    # One process locks for all: the others end with it where it is refused.
+    targets = places.folders(parsed.arguments)[: 2 if places.saves(parsed.arguments) else 1]
+    with lock.held(targets if os.environ.get("RANK", "0") == "0" else ()):
+        rebound(upstream.train, **replaced)(parsed.arguments)
+        if os.environ.get("RANK", "0") == "0":
+            hub.push(parsed.arguments)
 
 
 def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
@@ -52,31 +61,22 @@ def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
     )
 
 
-def _replacements(upstream: Any, objective: ConfiguredLoss | None, record: dict[str, Any]) -> dict[str, Any]:
+def _replacements(objective: ConfiguredLoss | None, record: dict[str, Any]) -> dict[str, Any]:
+    from sparsepo_plugin.adapters.openrlhf.data_order import OrderedTrainer
     from sparsepo_plugin.adapters.openrlhf.dataset import IndexedPreferenceDataset
-    from sparsepo_plugin.adapters.openrlhf.strategy import PortableStrategy, PreferenceStrategy
+    from sparsepo_plugin.adapters.openrlhf.keeping import PortableStrategy
+    from sparsepo_plugin.adapters.openrlhf.strategy import PreferenceStrategy
     from sparsepo_plugin.adapters.openrlhf.trainer import PreferenceTrainer
 
-    common = {
-        "Actor": functools.partial(build_actor, upstream.Actor),
-        "RewardDataset": IndexedPreferenceDataset,
-    }
+    common = {"RewardDataset": IndexedPreferenceDataset}
     if objective is None:
-        return {**common, "get_strategy": functools.partial(_build_strategy, PortableStrategy, record)}
+        strategy = functools.partial(_build_strategy, PortableStrategy, record)
+        return {**common, "get_strategy": strategy, "DPOTrainer": OrderedTrainer}
     strategy = functools.partial(PreferenceStrategy, objective=objective)
     return {
         **common,
         "get_strategy": functools.partial(_build_strategy, strategy, record),
         "DPOTrainer": functools.partial(PreferenceTrainer, objective=objective),
-    }
-
-
-def checkpoint_record(arguments: Any, objective: ConfiguredLoss | None) -> dict[str, Any]:
-    """What every checkpoint of a run remembers of it."""
-    record = None if objective is None else objective.record()
-    return {
-        "identity": checkpoints.identity(arguments, objective),
-        "build": checkpoints.blueprint(arguments, record),
     }
 
 

@@ -15,8 +15,12 @@ from sparsepo_plugin.adapters import model_checks
 from sparsepo_plugin.adapters.openrlhf import (
     checkpoints,
     data_check,
+    hub,
     mode_check,
     option_ranges,
+    places,
+    reporting,
+    run_identity,
     template_check,
     weights_check,
 )
@@ -47,16 +51,20 @@ class Examined(NamedTuple):
     notes: list[str]
 
 
-def check(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False) -> ConfiguredLoss | None:
+def check(
+    parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False, check_places: bool = True
+) -> ConfiguredLoss | None:
     """Check a run as ``examine`` does.
 
     Returns:
       The objective of the chosen loss, or None for upstream's own.
     """
-    return examine(parsed, processes, elsewhere=elsewhere).objective
+    return examine(parsed, processes, elsewhere=elsewhere, check_places=check_places).objective
 
 
-def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False) -> Examined:
+def examine(
+    parsed: Parsed, processes: int | None = None, *, elsewhere: bool = False, check_places: bool = True
+) -> Examined:
     """Check arguments, models, data and output folder; rows of data go to the datasets cache.
 
     Args:
@@ -65,6 +73,7 @@ def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = F
         kernel that the model has.
       processes: number of processes the run will have; default: what the launcher says.
       elsewhere: they are on other machines, which have devices and packages of their own.
+      check_places: whether to look at what is in the places where the run writes.
 
     Raises:
       UserError: the first thing found wrong.
@@ -77,7 +86,11 @@ def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = F
     mode_check.check_modes(arguments, chosen and f"--loss {chosen}", processes, elsewhere=elsewhere)
     option_ranges.check_effects(arguments, parsed.options.record if parsed.options else 0, chosen)
     _check_batch(arguments, processes)
-    _check_output(Path(arguments.ckpt.output_dir))
+    reporting.check(arguments)
+    # The first process speaks for all; once it holds the lock, the others would find it taken.
+    if check_places and os.environ.get("RANK", "0") == "0":
+        places.check(arguments)
+        hub.check(arguments)
     configs = _check_models(arguments)
     mode_check.check_model(arguments, configs[0])
     objective = None
@@ -92,8 +105,9 @@ def examine(parsed: Parsed, processes: int | None = None, *, elsewhere: bool = F
     _choose_attention(arguments, policy, reference, notes)
     data = data_check.check_datasets(arguments, tokenizer, notes)
     _check_rows(arguments, data, (policy, reference), tokenizer, notes)
-    if objective is not None:  # last: checkpoints remember what was found out above
-        _check_resume(arguments, objective)
+    _check_resume(arguments)  # last: checkpoints remember what was found out above
+    if check_places and os.environ.get("RANK", "0") == "0":
+        places.check_same_run(arguments)
     judged = objective is None or objective.needs.reference
     return Examined(objective, tokenizer, policy, reference if judged else None, data, notes)
 
@@ -137,10 +151,10 @@ def _choose_attention(arguments: SimpleNamespace, policy: Any, reference: Any, n
         notes.append(f"--ds.attn_implementation {asked}: the model has no such kernel, {found} is used")
 
 
-def _check_resume(arguments: SimpleNamespace, objective: ConfiguredLoss) -> None:
+def _check_resume(arguments: SimpleNamespace) -> None:
     folder = Path(arguments.ckpt.path)
     if arguments.ckpt.load_enable and (saved := checkpoints.to_resume(folder)) is not None:
-        checkpoints.check_same(saved, checkpoints.identity(arguments, objective), folder)
+        run_identity.check_same(saved, run_identity.identity(arguments), folder)
 
 
 def _check_options(arguments: SimpleNamespace, parsed: Parsed) -> None:
@@ -165,18 +179,6 @@ def _check_batch(arguments: SimpleNamespace, processes: int) -> None:
             f"--train.batch_size: got {train.batch_size}, expected a multiple of {unit} "
             f"(--train.micro_batch_size {train.micro_batch_size} x {processes} processes)"
         )
-
-
-def _check_output(folder: Path) -> None:
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(
-            f"--ckpt.output_dir {folder}: {existing} is a file, expected a folder that can be written"
-        )
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"--ckpt.output_dir {folder}: {existing} is not writable; choose another folder")
 
 
 def _check_models(arguments: SimpleNamespace) -> tuple[Any, Any]:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from openrlhf.trainer.dpo_trainer import DPOTrainer
 from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
 from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters.openrlhf import reporting
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
+from sparsepo_plugin.adapters.openrlhf.data_order import OrderedTrainer
 from sparsepo_plugin.adapters.openrlhf.outputs import Batch, BatchOutput, make_batch, make_shared_batch
 from sparsepo_plugin.adapters.openrlhf.sharding import DeepSpeedSharding
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, not_finite
@@ -24,7 +25,7 @@ from sparsepo_plugin.run_folder.log import RunLog
 from sparsepo_plugin.run_folder.token_rows import TokenRows
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(OrderedTrainer):
     """Runs a registered loss inside upstream's fit() and evaluate().
 
     Args:
@@ -60,7 +61,8 @@ class PreferenceTrainer(DPOTrainer):
         self._dead_masks = DeadMaskWatch(lambda option: f"--{objective.loss.name}.{option}")
         self._sums: dict[str, MetricSum] = {}
         self._step, self._evaluating = 0, False
-        self._log = RunLog(Path(self.args.ckpt.output_dir), active=self.strategy.is_rank_0())
+        folder, first = Path(self.args.ckpt.output_dir), self.strategy.is_rank_0()
+        self._log = RunLog(folder, active=first, trackers=reporting.build(self.args))
 
     def fit(
         self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None
@@ -71,10 +73,10 @@ class PreferenceTrainer(DPOTrainer):
         if args.eval.at_start and self.eval_dataloader is not None and self._step == 0:
             self.ref_model.eval()
             self.evaluate(self.eval_dataloader, self._step)
-        if num_update_steps_per_epoch and self._step % num_update_steps_per_epoch == 0:
-            # Saved between two epochs, before the data loader drew for the second.
-            self.strategy.restore_random_state()
-        super().fit(args, consumed_samples, num_update_steps_per_epoch)
+        try:
+            super().fit(args, consumed_samples, num_update_steps_per_epoch)
+        finally:
+            self._log.close()
 
     def concatenated_forward(
         self,
@@ -100,7 +102,7 @@ class PreferenceTrainer(DPOTrainer):
         """
         is_reference = model is self.ref_model
         if not self._evaluating:
-            # Saved within an epoch, after the data loader drew for it: it has drawn again by now.
+            # Saved after the data loader drew for the run: it has drawn again by now.
             self.strategy.restore_random_state()
         batch = self._prepare(chosen_ids, c_mask, reject_ids, r_mask, prompt_id_lens)
 

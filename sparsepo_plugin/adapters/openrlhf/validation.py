@@ -29,9 +29,9 @@ def describe(examined: Examined, arguments: SimpleNamespace, processes: int) -> 
 
 
 def _steps(account: Account, train: SimpleNamespace) -> str:
-    steps = account.kept // train.batch_size
+    steps = train.max_epochs * account.kept // train.batch_size
     return (
-        f"steps: {steps * train.max_epochs} ({train.max_epochs} x {account.kept} pairs in batches of "
+        f"steps: {steps} ({train.max_epochs} x {account.kept} pairs in batches of "
         f"{train.batch_size}); tokens: {account.tokens:,} an epoch, {account.response_tokens:,} of them in "
         f"responses; longest row: {account.longest}"
     )

@@ -70,10 +70,12 @@ class MaskTraining:
             parameter.grad /= dist.get_world_size()
 
     def save(self, folder: str | Path) -> None:
-        """Write the module beside a checkpoint; nothing where nothing is learned."""
+        """Write the module beside a checkpoint; where nothing is learned, what an earlier run left goes."""
         if self.learned:
             state = mask_parameters.state_of(self.module)
             checkpoint.save_masks(Path(folder), state, self.objective.record())
+        else:
+            checkpoint.remove_masks(Path(folder))
 
     def load(self, folder: str | Path) -> None:
         """Read the module of a checkpoint folder into this one, in place, so that the optimizer keeps it.

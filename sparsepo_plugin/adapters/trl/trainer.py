@@ -15,7 +15,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from sparsepo_plugin import registry
-from sparsepo_plugin.adapters import model_checks
+from sparsepo_plugin.adapters import dropout, model_checks
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, not_finite
 from sparsepo_plugin.adapters.trl import refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
@@ -64,6 +64,8 @@ class PreferenceMixin(_Upstream):
         if self.preference_objective.options.learned:
             refusals.check_optimizer(args, custom)
         super().__init__(model, ref_model, args, *rest, **options)
+        if args.disable_dropout:  # TRL's own looks at modules only, not at the rates that modules keep
+            dropout.switch_off(self.accelerator.unwrap_model(self.model), configuration=False)
         refuse_sharding(self.accelerator.distributed_type)
         if not self.preference_objective.needs.reference:
             self.ref_model = None
