@@ -62,7 +62,8 @@ def decide(
     for gate, one, p_holm in zip(file.gates, measured, adjusted, strict=True):
         pooled = [pair for task in gate.select(list(pairs)) for pair in pairs[task]]
         verdict = _verdict(gate, one, len(pooled), p_holm, file)
-        gates.append(_judged_enough(verdict, pooled, candidate.result))
+        made = _judged_enough(verdict, pooled, candidate.result)
+        gates.append(_decidable(made, (candidate, baseline)))
         chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
     ours = candidate.result
     return Decision(
@@ -152,6 +153,14 @@ def _judged_enough(made: Verdict, pooled: list[PairedItem], result: SuiteResult)
         return dataclasses.replace(made, notes=(*made.notes, note))
     note += f", more than the share of {limit:g} that is accepted"
     return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, note))
+
+
+def _decidable(made: Verdict, runs: tuple[FinishedRun, ...]) -> Verdict:
+    """The verdict, or UNDECIDED with the reason where one of the runs says that nothing follows from it."""
+    reasons = [f"{run.name}: {run.result.undecidable}" for run in runs if run.result.undecidable]
+    if not reasons:
+        return made
+    return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, *reasons))
 
 
 def verdict_of(compared: Paired, p_holm: float, margin: float, alpha: float) -> Outcome:

@@ -81,7 +81,11 @@ class Judge:
 
     def answer(self, body):
         label = self.text if self.text is not None else self.say(*texts(body))
-        choice = {"index": 0, "message": {"role": "assistant", "content": label}, "finish_reason": self.finish}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": label},
+            "finish_reason": self.finish,
+        }
         if body.get("logprobs") and self.chance is not None:
             top = [{"token": t, "logprob": p} for t, p in self.chance(*texts(body)).items()]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
