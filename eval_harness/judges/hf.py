@@ -84,9 +84,7 @@ class HFJudge(TemplateJudge):
             mass = {name: float(chance[ids].sum()) for name, ids in firsts.items()}
             total, best = sum(mass.values()), max(mass, key=lambda name: mass[name])
             if total < self.label_mass:
-                said = (
-                    f"the labels together have probability {total:.2g}, below label_mass {self.label_mass:g}"
-                )
+                said = f"the labels have probability {total:.2g}, below label_mass {self.label_mass:g}"
                 answers.append(Answer(None, UNPARSABLE, said, len(row), 1))
                 continue
             values = self.template.labels

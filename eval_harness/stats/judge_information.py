@@ -13,9 +13,9 @@ def chance_of_no_information(first: Floats, second: Floats, seed: int = 0) -> fl
 
     A judge that prefers a text moves the win to the other place when the order is turned, so its two answers
     to a comparison differ. Without information all answers are exchangeable draws, and they differ no more
-    than two draws would. The statistic is the sum of squared differences, its distribution that of all answers
-    dealt to the comparisons at random: exact for every place bias, every share of ties and any n, but for the
-    Monte Carlo of 2,000 deals (smallest value 1/2001).
+    than two draws would. The statistic is the sum of squared differences, its distribution that of all
+    answers dealt to the comparisons at random: exact for every place bias, every share of ties and any n, but
+    for the Monte Carlo of 2,000 deals (smallest value 1/2001).
 
     Args:
       first: share of the win that went to the first place, candidate first, [comparisons], in [0, 1].

@@ -88,11 +88,11 @@ def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> 
 
 
 def settled(judged: Sequence[Judgement], limit: float) -> list[Judgement]:
-    """Contradictions between the two orders as ties, or without a share where there are more than `limit` of them.
+    """Contradictions between the two orders as ties, or without a share where they are more than `limit`.
 
     Args:
       judged: of all comparisons.
-      limit: share of the comparisons judged in both orders; above it a contradiction is no tie but no judgement.
+      limit: share of the comparisons judged in both orders; above it a contradiction is no judgement.
     """
     both = [j for j in judged if j.share is not None and j is not TIE]
     if sum(j.biased for j in both) <= limit * len(both):
@@ -105,23 +105,23 @@ def why_no_information(judged: Sequence[Judgement], order_free: bool) -> str:
 
     Args:
       judged: of all comparisons; those of equal texts say nothing of the judge.
-      order_free: the order cannot matter to it, so that turning it tests nothing: then only a judge that calls
-        everything a tie carries none.
+      order_free: the order cannot matter to it, so that turning it tests nothing: then only a judge that
+        calls everything a tie carries none.
     """
     orders = [j.orders for j in judged if None not in j.orders and j is not TIE]
     if not orders:
         return ""
     first, second = (np.array(side, dtype=np.float64) for side in zip(*orders, strict=True))
     if np.ptp(np.concatenate([first, second])) == 0:
-        return f"the judge gave the same answer, {first[0]:g} for the first text, to all {2 * len(first)} questions"
+        return f"the judge gave the first text {first[0]:g} in all {2 * len(first)} questions"
     if order_free:
         return ""
     chance = chance_of_no_information(first, second)
     if chance <= SIGNIFICANT:
         return ""
     return (
-        f"the judge's answers do not measurably depend on the texts: over {len(first)} comparisons they move with "
-        f"the order no more than chance would (p = {chance:.3f})"
+        f"the judge's answers do not measurably depend on the texts: in {len(first)} comparisons they move "
+        f"with the order no more than chance would (p = {chance:.3f})"
     )
 
 

@@ -23,8 +23,8 @@ class WinRatePreset(Preset):
 
     `prompt_keys`: a row's prompt is under the first of these keys that it has. `format` holds `{prompt}` and
     is what the models see; the judge sees the prompt alone. `max_unjudged` is the share of comparisons
-    without a judgement above which the verdict is UNDECIDED. `max_contradictory` is the share of comparisons in
-    which a judge may prefer the same place in both orders; above it these count as without a judgement.
+    without a judgement above which the verdict is UNDECIDED. `max_contradictory` is the share of comparisons
+    in which a judge may prefer the same place in both orders; above it these count as without a judgement.
     """
 
     task: Text
