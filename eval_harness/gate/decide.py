@@ -127,7 +127,13 @@ def _measure(
     oriented = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
     if not oriented.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    return _Measured(paired(*oriented, alpha), metric, scores)
+    compared = paired(*oriented, alpha)
+    if not scores[0].higher_is_better:
+        # Turned for the test only: a table shows the means of the metric itself.
+        compared = dataclasses.replace(
+            compared, baseline=1.0 - compared.baseline, candidate=1.0 - compared.candidate
+        )
+    return _Measured(compared, metric, scores)
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
@@ -174,6 +180,8 @@ def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: G
     compared, metric, scores = measured
     verdict = verdict_of(compared, p_holm, gate.margin, file.alpha)
     notes = []
+    if not scores[0].higher_is_better:
+        notes.append(f"{metric}: smaller is better; the difference is turned, so that below 0 is worse")
     if verdict == KEPT and p_holm < file.alpha:
         notes.append("a significant drop, but inside the margin")
     if compared.method == NO_TEST:

@@ -1,4 +1,4 @@
-"""A judge whose answers have nothing to do with the texts decides nothing; contradictions are no plain ties."""
+"""A judge whose answers have nothing to do with the texts decides nothing; contradictions are no ties."""
 
 import random
 import zlib
