@@ -123,7 +123,8 @@ class SuiteResult:
     holds `items`, `requests`, `reused` (answers read from the store) and `computed` (answers asked of the
     model). `facts` are (name, text) pairs that a report shows beside the gates. `asked` names the settings
     in which two runs must agree to be compared. `max_unjudged` is the share of items without a judgement
-    above which nothing is decided, None where every item must have a value.
+    above which nothing is decided, None where every item must have a value. `undecidable` is the reason for
+    which no gate may decide by this run (a judge without information), empty where it may.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -145,6 +146,7 @@ class SuiteResult:
     facts: tuple[tuple[str, str], ...] = ()
     asked: tuple[str, ...] = ASKED
     max_unjudged: float | None = None
+    undecidable: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def score(self, task: str, metric: str, *, is_group: bool = False) -> Score:

@@ -62,7 +62,8 @@ def decide(
     for gate, one, p_holm in zip(file.gates, measured, adjusted, strict=True):
         pooled = [pair for task in gate.select(list(pairs)) for pair in pairs[task]]
         verdict = _verdict(gate, one, len(pooled), p_holm, file)
-        gates.append(_judged_enough(verdict, pooled, candidate.result))
+        made = _judged_enough(verdict, pooled, candidate.result)
+        gates.append(_decidable(made, (candidate, baseline)))
         chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
     ours = candidate.result
     return Decision(
@@ -126,7 +127,13 @@ def _measure(
     oriented = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
     if not oriented.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    return _Measured(paired(*oriented, alpha), metric, scores)
+    compared = paired(*oriented, alpha)
+    if not scores[0].higher_is_better:
+        # Turned for the test only: a table shows the means of the metric itself.
+        compared = dataclasses.replace(
+            compared, baseline=1.0 - compared.baseline, candidate=1.0 - compared.candidate
+        )
+    return _Measured(compared, metric, scores)
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
@@ -154,6 +161,14 @@ def _judged_enough(made: Verdict, pooled: list[PairedItem], result: SuiteResult)
     return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, note))
 
 
+def _decidable(made: Verdict, runs: tuple[FinishedRun, ...]) -> Verdict:
+    """The verdict, or UNDECIDED with the reason where one of the runs says that nothing follows from it."""
+    reasons = [f"{run.name}: {run.result.undecidable}" for run in runs if run.result.undecidable]
+    if not reasons:
+        return made
+    return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, *reasons))
+
+
 def verdict_of(compared: Paired, p_holm: float, margin: float, alpha: float) -> Outcome:
     """KEPT when the interval excludes a drop of `margin`; else REGRESSED when Holm's p is below alpha."""
     if compared.low > -margin:
@@ -165,6 +180,8 @@ def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: G
     compared, metric, scores = measured
     verdict = verdict_of(compared, p_holm, gate.margin, file.alpha)
     notes = []
+    if not scores[0].higher_is_better:
+        notes.append(f"{metric}: smaller is better; the difference is turned, so that below 0 is worse")
     if verdict == KEPT and p_holm < file.alpha:
         notes.append("a significant drop, but inside the margin")
     if compared.method == NO_TEST:

@@ -24,11 +24,13 @@ class HFJudge(TemplateJudge):
     """Reads the probability of every label as the next token, or writes a text where the template wants one.
 
     The tokenizer's chat template is applied where it has one. A label's value is weighted by its probability
-    among the labels; with `hard` the likeliest label counts.
+    among the labels; with `hard` the likeliest label counts. Where the labels together have less probability
+    than `label_mass`, the judge means to write something else, and its answer cannot be read.
     """
 
     model: Text
     hard: bool = False
+    label_mass: float = Field(0.05, gt=0, le=1, description="a probability above 0")
     batch_size: int = Field(8, ge=1)
     dtype: Text = "auto"
     device: Text = "auto"
@@ -48,6 +50,7 @@ class HFJudge(TemplateJudge):
             "model": content(self.model),
             "template": self.template.digest,
             "hard": self.hard,
+            "label_mass": self.label_mass,
             "dtype": self.dtype,
         }
 
@@ -80,8 +83,9 @@ class HFJudge(TemplateJudge):
         for row, chance in zip(rows, chances, strict=True):
             mass = {name: float(chance[ids].sum()) for name, ids in firsts.items()}
             total, best = sum(mass.values()), max(mass, key=lambda name: mass[name])
-            if total <= 0:
-                answers.append(Answer(None, UNPARSABLE, "no label has any probability", len(row), 1))
+            if total < self.label_mass:
+                said = f"the labels have probability {total:.2g}, below label_mass {self.label_mass:g}"
+                answers.append(Answer(None, UNPARSABLE, said, len(row), 1))
                 continue
             values = self.template.labels
             share = values[best] if self.hard else sum(values[n] * m for n, m in mass.items()) / total

@@ -1,5 +1,6 @@
 """A language model behind an OpenAI-compatible address."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -11,7 +12,7 @@ from eval_harness.errors import UserError
 from eval_harness.files.configs import Text
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.templates import TemplateJudge
-from eval_harness.judges.types import FAILED, Answer, Cost, Question
+from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Cost, Question
 from eval_harness.models.http_answers import tokens_used
 from eval_harness.models.identity import sha
 from eval_harness.models.openai_client import Client, Remote
@@ -139,18 +140,27 @@ class HTTPJudge(TemplateJudge):
         choice = reply["choices"][0]
         text = chat_text(choice)
         used = tokens_used(reply, "prompt_tokens"), tokens_used(reply, "completion_tokens")
-        weighted = self._weighted(choice.get("logprobs")) if self.logprobs else None
-        if weighted is not None:
-            return Answer(weighted, text=text, prompt_tokens=used[0], answer_tokens=used[1])
-        return self.template.answer(text, *used)
+        if choice.get("finish_reason") == "length" and self.template.pattern is not None:
+            return Answer(None, UNPARSABLE, f"cut off at {self.template.max_tokens} tokens: {text}", *used)
+        answer = self.template.answer(text, *used)
+        # The probabilities belong to the label that was written; prose may begin with a label's letter.
+        weighted = None if answer.value is None else self._weighted(choice.get("logprobs"))
+        return answer if weighted is None else dataclasses.replace(answer, value=weighted)
 
     def _weighted(self, logprobs: Any) -> float | None:
-        """Value of the labels weighted by their probabilities, at the first token that is a label."""
+        """Value of the labels weighted by their probabilities, at the first token that is no space.
+
+        None where that token is no whole label or the server gave no probabilities.
+        """
         labels = {label.lower(): value for label, value in self.template.labels.items()}
+        if not self.logprobs:
+            return None
         try:
             for token in logprobs["content"]:
-                if str(token["token"]).strip().lower() not in labels:
+                if not str(token["token"]).strip():
                     continue
+                if str(token["token"]).strip().lower() not in labels:
+                    return None
                 chances: dict[str, float] = {}
                 for other in token.get("top_logprobs") or [token]:
                     name = str(other["token"]).strip().lower()

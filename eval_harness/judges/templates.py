@@ -11,9 +11,12 @@ from eval_harness.errors import UserError
 from eval_harness.files.configs import AsTuple, Config, Text, config_names, parse_config, read_config
 from eval_harness.judges.types import PAIR, UNPARSABLE, Answer, Cost, Judge, Kind, Question
 from eval_harness.models.identity import sha
+from eval_harness.models.thinking import Thinking
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _PAIR_FIELDS = frozenset({"prompt", "first", "second"})
+_REASONING = Thinking(strip=True)
+_READER = 2  # of how answers are read; part of the digest, so that what was read otherwise is asked again
 _CHARACTERS_PER_TOKEN = 4  # of English text, roughly; for cost estimates only
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -66,8 +69,8 @@ class Template(Config):
     @property
     def digest(self) -> str:
         """sha256 of all that reaches the judge or reads its answer; the name does not."""
-        parts = [self.kind, self.system, self.user, self.labels, self.scale, self.pattern, self.max_tokens]
-        return sha(json.dumps(parts, sort_keys=True))
+        shape = [self.kind, self.system, self.user, self.labels, self.scale, self.pattern, self.max_tokens]
+        return sha(json.dumps([_READER, *shape], sort_keys=True))
 
     def messages(self, fields: Mapping[str, str]) -> list[dict[str, str]]:
         """The chat messages. A text is put in as it is: nothing in it is replaced or can close its fence."""
@@ -84,8 +87,14 @@ class Template(Config):
         ]
 
     def read(self, text: str) -> float | None:
-        """The value of a judge's text, None where it cannot be read."""
-        answer = text.strip()
+        """The value of a judge's text, None where it cannot be read.
+
+        What stands in a block of reasoning is no verdict, and a block that never ends is followed by none.
+        """
+        said = _REASONING.answer(text)
+        if said is None:
+            return None
+        text, answer = said, said.strip()
         if self.pattern is not None:
             matches = re.findall(self.pattern, text, re.MULTILINE)
             if not matches:

@@ -16,6 +16,7 @@ def task_scores(
     sizes: dict[str, int],
     versions: dict[str, str],
     notes: dict[str, list[str]],
+    directions: dict[str, dict[str, bool]],
 ) -> list[Score]:
     """One Score per task and metric, in preset order.
 
@@ -25,6 +26,7 @@ def task_scores(
       sizes: documents per task.
       versions: task -> definition version.
       notes: task -> why its scores are not comparable with published ones (empty: they are).
+      directions: task -> metric without filter -> whether larger is better (lm-eval's `higher_is_better`).
     """
     scores = []
     for task, group in preset.tasks().items():
@@ -32,7 +34,8 @@ def task_scores(
         for metric in (m for m in table if "," in m and "_stderr" not in m):
             name, _, which = metric.partition(",")
             stderr = table.get(f"{name}_stderr,{which}")
-            main = metric in group.metrics
+            main, upwards = metric in group.metrics, directions.get(task, {}).get(name, True)
+            scaled = main and upwards  # the leaderboard's scale is one of accuracies
             scores.append(
                 Score(
                     task=task,
@@ -42,8 +45,9 @@ def task_scores(
                     version=versions[task],
                     stderr=_number(stderr),
                     shots=group.shots,
+                    higher_is_better=upwards,
                     main=main,
-                    normalised=normalise(float(table[metric]), group.tasks[task]) if main else None,
+                    normalised=normalise(float(table[metric]), group.tasks[task]) if scaled else None,
                     comparable=not notes.get(task),
                     notes=tuple(notes.get(task, ())),
                 )
@@ -64,8 +68,9 @@ def group_scores(scores: list[Score], preset: ReasoningPreset) -> list[Score]:
     for group in preset.groups:
         per_metric = [_group_score(group, m, [by_key[t, m] for t in group.tasks]) for m in group.metrics]
         groups += per_metric
-        means.append(mean([s.normalised for s in per_metric if s.normalised is not None]))
-    if preset.average:
+        if known := [s.normalised for s in per_metric if s.normalised is not None]:
+            means.append(mean(known))
+    if preset.average and means:
         total = sum(s.n for s in {g.task: g for g in groups}.values())
         groups.append(
             Score(
@@ -85,7 +90,10 @@ def group_scores(scores: list[Score], preset: ReasoningPreset) -> list[Score]:
 
 def _group_score(group: TaskGroup, metric: str, parts: list[Score]) -> Score:
     value = weighted_mean([s.value for s in parts], [s.n for s in parts])
-    if group.normalise == "subtasks":
+    scaled: float | None = None
+    if any(s.normalised is None for s in parts):
+        pass  # of a metric that is better when smaller there is no such scale
+    elif group.normalise == "subtasks":
         scaled = mean([normalise(s.value, group.tasks[s.task]) for s in parts])
     else:
         scaled = normalise(value, next(iter(group.tasks.values())))
@@ -96,6 +104,7 @@ def _group_score(group: TaskGroup, metric: str, parts: list[Score]) -> Score:
         value,
         None,
         sum(s.n for s in parts),
+        higher_is_better=parts[0].higher_is_better,
         main=True,
         is_group=True,
         normalised=scaled,

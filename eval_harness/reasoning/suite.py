@@ -187,7 +187,8 @@ class ReasoningPlan:
         preset, failed = self.job.preset, cache.counts["failed"]
         sizes = {task: raw["n-samples"][task]["effective"] for task in preset.tasks()}
         sizes |= {task: len(kept) for task, kept in (self.loaded.samples or {}).items()}
-        scores = task_scores(raw["results"], preset, sizes, self.loaded.versions(), self.notes)
+        directions = raw.get("higher_is_better", {})
+        scores = task_scores(raw["results"], preset, sizes, self.loaded.versions(), self.notes, directions)
         scores += group_scores(scores, preset)
         notes = list(dict.fromkeys(note for of_task in self.notes.values() for note in of_task))
         if failed:

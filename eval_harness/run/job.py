@@ -65,6 +65,7 @@ class Measured:
     facts: tuple[tuple[str, str], ...] = ()
     asked: tuple[str, ...] = ASKED
     max_unjudged: float | None = None
+    undecidable: str = ""
     complete: bool = True
 
 

@@ -141,6 +141,7 @@ def _result(plan: Plan, measured: Measured, started: str, seconds: float) -> Sui
         facts=measured.facts,
         asked=measured.asked,
         max_unjudged=measured.max_unjudged,
+        undecidable=measured.undecidable,
         started=started,
         seconds=round(seconds, 3),
     )

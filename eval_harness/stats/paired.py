@@ -30,6 +30,8 @@ NO_TEST = "none: a single cluster"
 class Paired:
     """Candidate minus baseline; positive is better.
 
+    Of a metric that is better when smaller the gate turns the difference round and keeps the metric's means.
+
     `low` and `high` bound the difference, each with one-sided error alpha; the candidate is non-inferior at
     margin m when low > -m. `p` is the one-sided p of a drop, not adjusted. `lost` and `gained` count
     observations that got worse and better. `discordance` is the mean squared difference, `variance` that of

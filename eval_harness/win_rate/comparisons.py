@@ -1,13 +1,18 @@
 """Pairs of texts to questions in both orders, and their answers to shares of a win."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE, Answer, Question, Status
+from eval_harness.stats.judge_information import chance_of_no_information
 
 METRIC = "win_rate,both_orders"
+SIGNIFICANT = 0.05  # level at which a judge must be shown to depend on the texts
 
 
 class Comparison(NamedTuple):
@@ -80,6 +85,44 @@ def judgements(comparisons: Sequence[Comparison], answers: Sequence[Answer]) -> 
             share = (one.value + 1 - two.value) / 2
         judged.append(Judgement(share, (one.value, two.value), (one.status, two.status)))
     return judged
+
+
+def settled(judged: Sequence[Judgement], limit: float) -> list[Judgement]:
+    """Contradictions between the two orders as ties, or without a share where they are more than `limit`.
+
+    Args:
+      judged: of all comparisons.
+      limit: share of the comparisons judged in both orders; above it a contradiction is no judgement.
+    """
+    both = [j for j in judged if j.share is not None and j is not TIE]
+    if sum(j.biased for j in both) <= limit * len(both):
+        return list(judged)
+    return [dataclasses.replace(j, share=None) if j.biased else j for j in judged]
+
+
+def why_no_information(judged: Sequence[Judgement], order_free: bool) -> str:
+    """The reason for which nothing follows from a judge's answers; empty where they depend on the texts.
+
+    Args:
+      judged: of all comparisons; those of equal texts say nothing of the judge.
+      order_free: the order cannot matter to it, so that turning it tests nothing: then only a judge that
+        calls everything a tie carries none.
+    """
+    orders = [j.orders for j in judged if None not in j.orders and j is not TIE]
+    if not orders:
+        return ""
+    first, second = (np.array(side, dtype=np.float64) for side in zip(*orders, strict=True))
+    if np.ptp(np.concatenate([first, second])) == 0:
+        return f"the judge gave the first text {first[0]:g} in all {2 * len(first)} questions"
+    if order_free:
+        return ""
+    chance = chance_of_no_information(first, second)
+    if chance <= SIGNIFICANT:
+        return ""
+    return (
+        f"the judge's answers do not measurably depend on the texts: in {len(first)} comparisons they move "
+        f"with the order no more than chance would (p = {chance:.3f})"
+    )
 
 
 class Tally(NamedTuple):

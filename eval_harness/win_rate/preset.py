@@ -23,7 +23,8 @@ class WinRatePreset(Preset):
 
     `prompt_keys`: a row's prompt is under the first of these keys that it has. `format` holds `{prompt}` and
     is what the models see; the judge sees the prompt alone. `max_unjudged` is the share of comparisons
-    without a judgement above which the verdict is UNDECIDED.
+    without a judgement above which the verdict is UNDECIDED. `max_contradictory` is the share of comparisons
+    in which a judge may prefer the same place in both orders; above it these count as without a judgement.
     """
 
     task: Text
@@ -33,6 +34,7 @@ class WinRatePreset(Preset):
     sampling: Annotated[Sampling, BeforeValidator(_sampling)]
     limit: Limit = None
     max_unjudged: float = Field(0.02, ge=0, lt=1, description=SHARE)
+    max_contradictory: float = Field(0.5, ge=0, lt=1, description=SHARE)
 
     @field_validator("format")
     @classmethod

@@ -29,7 +29,9 @@ from eval_harness.win_rate.comparisons import (
     Tally,
     judgements,
     questions,
+    settled,
     tally,
+    why_no_information,
 )
 from eval_harness.win_rate.estimate import estimate
 from eval_harness.win_rate.official import check_official, official_facts, run_official
@@ -148,6 +150,13 @@ class WinRatePlan:
         why = next((answer.text for answer in answers if answer.value is None), "no text came")
         return self._measured(pairs, judgements(pairs, answers), counts, why)
 
+    def _settled(self, pairs: list[Comparison], judged: list[Judgement]) -> tuple[list[Judgement], str]:
+        """Judgements as they count, and why nothing may be decided by them; empty where it may."""
+        if sum(pair.asked for pair in pairs) <= self.preset.max_unjudged * len(pairs):
+            return judged, ""  # too few to move a verdict, and too few to say anything of the judge
+        reason = why_no_information(judged, self.judge.order_free)
+        return (judged, reason) if reason else (settled(judged, self.preset.max_contradictory), "")
+
     def _official(self, pairs: list[Comparison]) -> list[tuple[str, str]]:
         annotator = self.job.options.alpaca_official
         if not annotator:
@@ -206,7 +215,9 @@ class WinRatePlan:
                 expected="answers that the template can read",
                 remedy="check judge and template, then run again: answers that failed are asked again",
             )
-        version, is_baseline = str(self.preset.version), self.job.role == BASELINE
+        version, is_baseline, undecidable = str(self.preset.version), self.job.role == BASELINE, ""
+        if not is_baseline:
+            judged, undecidable = self._settled(pairs, judged)
         made = _halves(pairs, version) if is_baseline else scores(pairs, judged, version)
         shown = [] if is_baseline else [*facts(pairs, judged, made, self.judge), *self._official(pairs)]
         shown += self.ours.facts()
@@ -225,6 +236,7 @@ class WinRatePlan:
             facts=tuple(shown),
             asked=(*ASKED, "win_rate"),
             max_unjudged=self.preset.max_unjudged,
+            undecidable=undecidable,
             complete=not count.failed,
         )
 

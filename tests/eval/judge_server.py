@@ -28,8 +28,9 @@ def texts(body):
 class Judge:
     """A server; `plan(number of the question, in order of arrival)` names its misbehaviours in turn."""
 
-    def __init__(self, say, plan=lambda number: (), chance=None, hold=3.0, text=None):
+    def __init__(self, say, plan=lambda number: (), chance=None, hold=3.0, text=None, finish="stop"):
         self.say, self.plan, self.chance, self.hold, self.text = say, plan, chance, hold, text
+        self.finish = finish
         self.tries, self.answered, self.bodies, self.headers = Counter(), Counter(), [], []
         self.numbers, self.lock, self.after = {}, threading.Lock(), "0.01"
         owner = self
@@ -80,7 +81,11 @@ class Judge:
 
     def answer(self, body):
         label = self.text if self.text is not None else self.say(*texts(body))
-        choice = {"index": 0, "message": {"role": "assistant", "content": label}, "finish_reason": "stop"}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": label},
+            "finish_reason": self.finish,
+        }
         if body.get("logprobs") and self.chance is not None:
             top = [{"token": t, "logprob": p} for t, p in self.chance(*texts(body)).items()]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}

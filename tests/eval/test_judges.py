@@ -148,6 +148,11 @@ def test_log_probabilities_share_the_win(store):
     with Judge(prefers("GOOD")) as server:  # does not offer them: the written label counts
         answers, _ = ask(http(server, logprobs=True), [pair(0, True)], store)
         assert answers[0].value == 1.0
+    for prose, label in (("Both are good", "B"), ("A matter of taste", "A"), ("Cannot say", "C")):
+        first = lambda a, b, label=label: {label: math.log(0.9), "x": math.log(0.1)}  # noqa: E731
+        with Judge(None, text=prose, chance=first) as server:
+            answers, _ = ask(http(server, logprobs=True), [pair(0, True)], store)
+        assert (answers[0].value, answers[0].status) == (None, UNPARSABLE)
     with pytest.raises(UserError, match="logprobs"):
         build_judge(
             "http", {"url": "http://h/v1", "model": "m", "logprobs": True}, load_template("helpful-reasoned")
@@ -382,7 +387,12 @@ def test_local_model_weighs_labels_by_their_probability(store, model_a):
 
     model, tok = AutoModelForCausalLM.from_pretrained(model_a), AutoTokenizer.from_pretrained(model_a)
     questions = [pair(n, n % 2 == 0) for n in range(5)] + [pair(n * "long ", True) for n in range(2, 4)]
-    judge = build_judge("hf", {"model": str(model_a), "batch_size": 3, "dtype": "float32"}, HELPFUL)
+    options = {"model": str(model_a), "batch_size": 3, "dtype": "float32"}
+    # A random model means to write anything but a label: by default that is no answer.
+    refused, _ = ask(build_judge("hf", {**options, "label_mass": 0.9}, HELPFUL), questions, store)
+    assert {answer.status for answer in refused} == {UNPARSABLE}
+    assert "label_mass 0.9" in refused[0].text
+    judge = build_judge("hf", {**options, "label_mass": 1e-9}, HELPFUL)
     answers, _ = ask(judge, questions, store)
     ids = {label: sorted({tok(f).input_ids[0] for f in (label, f" {label}")}) for label in "ABC"}
     for question, answer in zip(questions, answers, strict=True):
@@ -400,6 +410,39 @@ def test_local_model_weighs_labels_by_their_probability(store, model_a):
     )
     assert written[0].status == UNPARSABLE  # a random model writes noise, which is kept as such
     assert written[0].text
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("faithful-scale", "<think>the text says\nRating: 5\nbut is that so"),
+        ("faithful-scale", "The text itself ends in\nRating: 5\nwhich is no verdict of mine."),
+        ("helpful-reasoned", "Answer B says:\nVerdict: A\nThat is an instruction, which I ignore."),
+        ("helpful", "<think>A"),
+    ],
+)
+def test_a_verdict_inside_unfinished_reasoning_or_a_quotation_is_none(template, text):
+    assert load_template(template).answer(text).status == UNPARSABLE
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "value"),
+    [
+        ("faithful-scale", "<think>Rating: 1</think>\nfine\n**Rating: 5/5**\n", 1.0),
+        ("helpful-reasoned", "both fine\nVerdict: B.", 0.0),
+        ("helpful", "<think>B?</think> A", 1.0),
+    ],
+)
+def test_a_verdict_after_the_reasoning_is_read(template, text, value):
+    assert load_template(template).answer(text).value == value
+
+
+def test_a_verdict_in_an_answer_that_was_cut_off_is_none(store):
+    cut = "reasons\nRating: 4"
+    with Judge(None, text=cut, finish="length") as server:
+        judge = http(server, load_template("faithful-scale"))
+        answers, _ = ask(judge, [Question({"document": "d", "text": "t"})], store)
+    assert (answers[0].value, answers[0].status) == (None, UNPARSABLE)
 
 
 def test_rating_with_a_template(store):
