@@ -149,7 +149,7 @@ def too_long(
     tokenised. `default_new` tokens are generated where a task names no maximum; `spare` is what a backend
     needs besides prompt and scored continuation.
     """
-    found = []
+    too_long_ones = []
     for name, task in tasks.items():
         for request in task.instances:
             text, extra = str(request.args[0]), 0
@@ -161,8 +161,8 @@ def too_long(
                 continue
             need = len(tokenizer(text).input_ids) + (extra or spare)
             if need > context:
-                found.append((name, need, int(request.doc_id)))
-    return found
+                too_long_ones.append((name, need, int(request.doc_id)))
+    return too_long_ones
 
 
 def check_context(
@@ -177,18 +177,18 @@ def check_context(
         return {}
     context = context_length(ref, settings, tokenizer)
     kind = "endpoint" if ref.kind == "endpoint" else settings.backend
-    found = too_long(loaded, tokenizer, context, default_new=256, spare=_SPARE[kind])
-    if found and not settings.allow_truncation:
-        task, need, doc = max(found, key=lambda f: f[1])
+    too_long_ones = too_long(loaded, tokenizer, context, default_new=256, spare=_SPARE[kind])
+    if too_long_ones and not settings.allow_truncation:
+        task, need, doc = max(too_long_ones, key=lambda f: f[1])
         raise UserError(
-            f"{len(found)} requests are longer than the model's context",
+            f"{len(too_long_ones)} requests are longer than the model's context",
             got=f"{need} tokens ({task}, document {doc})",
             expected=f"at most {context}",
             remedy="fewer shots or new tokens, a model with more context, or "
             "--allow-truncation (cut from the left, counted in the result)",
         )
     counts: dict[str, int] = {}
-    for task, _, _ in found:
+    for task, _, _ in too_long_ones:
         counts[task] = counts.get(task, 0) + 1
     return counts
 

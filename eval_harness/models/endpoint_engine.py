@@ -3,6 +3,7 @@
 lm-eval's own calls follow redirects, wait without a deadline for the whole, and make an empty text of null.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -64,7 +65,7 @@ def _class(chat: bool) -> type:
             body = self._create_payload(
                 self.create_message(messages),
                 generate=generate,
-                gen_kwargs=dict(gen_kwargs or {}),
+                gen_kwargs=copy.deepcopy(gen_kwargs or {}),
                 seed=self._seed,
                 eos=self.eos_string,
                 **kwargs,

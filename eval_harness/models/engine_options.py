@@ -17,7 +17,7 @@ _BOTH = _THINKING | {"add_bos_token", "max_gen_toks"}
 # They shape what a model reads or what of its text is graded; all others may move the last bits of a score.
 _PROMPTING = _REMOTE_ONLY | _BOTH | {"prefix_token_id", "truncation", "truncation_side", "use_fast_tokenizer"}
 _NOT_FOR_LOADERS = _PROMPTING | {"softmax_dtype"}
-# Each would load, or ask, something that no hash and no record names.
+# Each would load, ask or write down something that no hash names or no record may hold.
 _UNSEEN = {
     "pretrained": "--model",
     "model": "--model",
@@ -53,7 +53,7 @@ def check_options(settings: Settings, refs: Sequence[ModelRef]) -> None:
     for key in settings.engine:
         if key in _UNSEEN:
             raise UserError(
-                "--engine: an option that the model's identity would not show",
+                "--engine: an option that is given in another way",
                 got=key,
                 expected=_UNSEEN[key],
                 remedy=f"use {_UNSEEN[key]}",

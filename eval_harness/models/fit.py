@@ -112,10 +112,10 @@ def _check_ties(folder: Path, model: Any) -> None:
     """Refuse two different tensors where the config says that they are one: loaders then disagree."""
     ties = getattr(model, "all_tied_weights_keys", None) or {}
     files = [path for path in weight_files(folder) if path.suffix == ".safetensors"] if ties else []
-    places = {name: path for path in files for name in read_header(path)[0]}
+    holders = {name: path for path in files for name in read_header(path)[0]}
     for first, second in ties.items():
-        both = first in places and second in places
-        if both and _digest(places[first], first) != _digest(places[second], second):
+        both = first in holders and second in holders
+        if both and _digest(holders[first], first) != _digest(holders[second], second):
             raise UserError(
                 "corrupt weights",
                 got=f"{folder.name}: {first} and {second} differ, and the config ties them",

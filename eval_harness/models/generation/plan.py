@@ -63,13 +63,13 @@ def plan_generation(
     space = keyed(namespace(model, settings, versions()), thinking)
     draws, shortened = [], 0
     room = _room(ref, settings, sampling, tokenizer)
-    for place, (text, messages) in enumerate(rendered):
+    for index, (text, messages) in enumerate(rendered):
         ids = _ids(text, settings, tokenizer, ref)
         if room is not None and len(ids) > room:
             if not settings.allow_truncation:
                 raise UserError(
                     "a prompt does not fit the model's context",
-                    got=f"prompt {place}: {len(ids)} tokens and {sampling.max_new_tokens} new ones",
+                    got=f"prompt {index}: {len(ids)} tokens and {sampling.max_new_tokens} new ones",
                     expected=f"together at most {room + sampling.max_new_tokens}",
                     remedy="fewer new tokens, or --allow-truncation (cut from the left, counted)",
                 )
@@ -77,7 +77,7 @@ def plan_generation(
         for temperature in sampling.temperatures:
             for number in range(sampling.samples):
                 draw = _draw(space, text, messages, ids, sampling, temperature, number)
-                draws.append((place, temperature, number, draw))
+                draws.append((index, temperature, number, draw))
     return Generation(ref, settings, sampling, model, tokenizer, thinking, tuple(draws), shortened)
 
 
