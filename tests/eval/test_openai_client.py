@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -35,7 +36,7 @@ class Raw:
 
     def answer(self, connection):
         with connection:
-            text = connection.recv(1 << 16).decode("latin-1")
+            text = self.read(connection)
             self.requests.append(text)
             try:
                 for chunk, wait in self.reply(text):
@@ -43,6 +44,18 @@ class Raw:
                     connection.sendall(chunk)
             except OSError:
                 pass  # the client hung up
+
+    @staticmethod
+    def read(connection):
+        """The whole request: what is left unread would reset the connection."""
+        text = ""
+        while "\r\n\r\n" not in text:
+            text += connection.recv(1 << 16).decode("latin-1")
+        head, _, body = text.partition("\r\n\r\n")
+        length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+        while length and len(body) < int(length[1]):
+            body += connection.recv(1 << 16).decode("latin-1")
+        return f"{head}\r\n\r\n{body}"
 
     def __enter__(self):
         return self
