@@ -128,8 +128,9 @@ def trl_adapter(report: Report, setting: Setting) -> None:
             use_cpu=setting.device == "cpu", max_steps=3, per_device_train_batch_size=4, report_to=[],
             logging_steps=1, gradient_checkpointing=False, disable_tqdm=True,
         )  # fmt: skip
-        data = Dataset.from_list(language.generate_pairs(24, seed=0))
-        data = data.select_columns(["prompt", "chosen", "rejected"])
+        columns = ("prompt", "chosen", "rejected")
+        pairs = language.generate_pairs(24, seed=0)
+        data = Dataset.from_list([{name: getattr(pair, name) for name in columns} for pair in pairs])
         trainer = SparsePOTrainer(*models, settings, train_dataset=data, processing_class=tokenizer)
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
