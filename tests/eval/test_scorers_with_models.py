@@ -107,6 +107,26 @@ def test_bertscore_equals_a_float64_computation(encoder):
         )
 
 
+def test_bertscore_encodes_a_document_once_wherever_its_summaries_stand(encoder, monkeypatch):
+    from eval_harness.faithfulness.networks.encoder import Encoder
+
+    seen, embed = [], Encoder.embed
+
+    def recorded(self, texts):
+        seen.extend(dict.fromkeys(texts))
+        return embed(self, texts)
+
+    # Two documents by turns, as data sorted by system have them; more than are encoded together.
+    cases = [Example(PAIRS[i % 2][0], (f"{PAIRS[i % 8][1]} {i}",)) for i in range(72)]
+    alone = [built("bertscore", model=encoder, layer=2, against="document").score([c])[0] for c in cases[:3]]
+    monkeypatch.setattr(Encoder, "embed", recorded)
+    graded = built("bertscore", model=encoder, layer=2, against="document").score(cases)
+    documents = [text for text in seen if text in {case.document for case in cases}]
+    assert len(documents) == 4  # of three batches, the one in the middle has both
+    for got, want in zip(graded, alone):
+        assert got.values["bertscore_f1"] == pytest.approx(want.values["bertscore_f1"], abs=1e-6)
+
+
 def test_bertscore_of_empty_and_long_texts(encoder):
     """An empty text scores 0; the 65th token of a text counts although the encoder takes 64."""
     scorer = built("bertscore", model=encoder, layer=2)

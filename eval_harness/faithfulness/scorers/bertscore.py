@@ -61,12 +61,16 @@ class BertScore(Scorer):
         folder = find_model(self.model, self.name)
         layer = choose_layer(self.model, folder, self.layer, self.name)
         machine = encoder(folder, layer, self.name, self.run_on)
-        graded = []
-        for start in range(0, len(cases), _AT_ONCE):
-            part = cases[start : start + _AT_ONCE]
-            embedded = machine.embed([t for c in part for t in (c.other_text(self.against), *c.summaries)])
-            graded += [_grade(case, case.other_text(self.against), embedded) for case in part]
-        return graded
+        others = [case.other_text(self.against) for case in cases]
+        # Cases of one text together, wherever they stand: it is encoded once.
+        first = {text: place for place, text in reversed(list(enumerate(others)))}
+        order = sorted(range(len(cases)), key=lambda place: first[others[place]])
+        graded: dict[int, ScoredExample] = {}
+        for start in range(0, len(order), _AT_ONCE):
+            part = order[start : start + _AT_ONCE]
+            found = machine.embed([t for place in part for t in (others[place], *cases[place].summaries)])
+            graded |= {place: _grade(cases[place], others[place], found) for place in part}
+        return [graded[place] for place in range(len(cases))]
 
 
 def _grade(case: Example, other: str, embedded: dict[str, Embedded]) -> ScoredExample:
