@@ -17,7 +17,8 @@ def main() -> None:
     """Write tokens-light.png and tokens-dark.png."""
     from playwright.sync_api import sync_playwright
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shown)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
