@@ -14,6 +14,7 @@ the same. All of it takes about forty minutes on one core.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import math
@@ -158,14 +159,14 @@ class State:
             except (ValueError, KeyError, TypeError):
                 continue  # cut off by a kill: computed again
 
-    def get(self, key, compute):
-        """A result, computed if there is time; None if not."""
+    def get(self, name, stamp, compute):
+        """A result, computed if there is time; None if not. `stamp` is of the statistics' own version."""
+        key = f"{name} {stamp}"
         if key not in self.results:
             if time.monotonic() > self.ends:
                 self.missing += 1
                 return None
-            rng = np.random.default_rng(zlib.crc32(key.encode()))
-            self.results[key] = compute(rng)
+            self.results[key] = compute(np.random.default_rng(zlib.crc32(name.encode())))
             if self.path:
                 with self.path.open("a") as lines:
                     lines.write("\n" + json.dumps({"key": key, "result": self.results[key]}))
@@ -173,29 +174,35 @@ class State:
 
 
 def digest(parts):
-    """Of the statistics that a result depends on."""
-    folder = Path(clustered.__file__).parent
-    return hashlib.sha256(b"".join((folder / f"{p}.py").read_bytes() for p in parts)).hexdigest()[:12]
+    """Of the statistics that a result depends on; comments, docstrings and layout do not count."""
+    folder, text = Path(clustered.__file__).parent, ""
+    for part in parts:
+        tree = ast.parse((folder / f"{part}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                node.body = node.body[1:]
+        text += ast.dump(tree)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def fixed_tables(state, reps, seed):
     """Lines of all tables, and whether every rate is as announced."""
-    lines, sound, stamp = [], True, f"{reps} {seed} {digest(_PARTS)}"
+    lines, sound, stamp = [], True, digest(_PARTS)
     for title, cells, note in TABLES:
         head = "| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|"
         lines += ["", f"## {title}", "", *([note, ""] if note else []), head]
         for cell in getattr(gate_data, cells):
-            truths = [
-                state.get(
-                    f"{cell.name} {k} {stamp}", lambda rng, k=k, c=cell: rates(c, k * c.margin, reps, rng)
+            truths = []
+            for k in (0, 1, 2):
+                name = f"{cell.name}, {k} margins, {reps} pairs, seed {seed}"
+                truths.append(
+                    state.get(name, stamp, lambda rng, k=k, c=cell: rates(c, k * c.margin, reps, rng))
                 )
-                for k in (0, 1, 2)
-            ]
             if None not in truths:
                 text, good = row(cell, reps, truths)
                 lines, sound = [*lines, text], sound and good
                 print(text, flush=True)
-    both = state.get(f"family {stamp}", lambda rng: family(reps, rng))
+    both = state.get(f"family, {reps} pairs, seed {seed}", stamp, lambda rng: family(reps, rng))
     if both:
         sound = sound and within(both[0], ALPHA, reps)
         lines += ["", "## Six gates, no change", ""]
@@ -227,7 +234,7 @@ def main(argv=None):
         'is the mean squared difference. "By t" is the plain interval with clustered errors, for comparison.',
     ]
     tables, sound = fixed_tables(state, args.reps, args.seed)
-    looks, good = gate_sequential.tables(state, args.reps, f"{args.seed} {digest(('sequential',))}")
+    looks, good = gate_sequential.tables(state, args.reps, args.seed, digest(("sequential",)))
     if state.missing:
         print(f"{state.missing} results are missing: run again with the same --state")
         return 3

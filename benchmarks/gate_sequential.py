@@ -131,15 +131,15 @@ reached, by the power formula.
 """
 
 
-def tables(state, reps, stamp):
+def tables(state, reps, seed, stamp):
     """Lines of the table, and whether no error rate exceeds alpha."""
     lines, sound = [*TEXT.splitlines(), "", "| " + " | ".join(COLUMNS) + " |"], True
     lines.append("| --- " * len(COLUMNS) + "|")
     for cell in CELLS:
-        key = f"sequential {cell[:4]} {reps} {stamp}"
-        truths = [
-            state.get(f"{key} {k}", lambda rng, k=k, c=cell: rates(c, k * c[2], reps, rng)) for k in (0, 1, 2)
-        ]
+        key, truths = f"sequential, {cell[:4]}, {reps} pairs, seed {seed}", []
+        for k in (0, 1, 2):
+            name = f"{key}, {k} margins"
+            truths.append(state.get(name, stamp, lambda rng, k=k, c=cell: rates(c, k * c[2], reps, rng)))
         if None in truths:
             continue
         rng = np.random.default_rng(zlib.crc32(key.encode()))
