@@ -20,6 +20,8 @@ from sparsepo_plugin.types import ReferenceShape
 WEIGHTS = "sparsepo_masks.safetensors"
 RECORD = "sparsepo_masks.json"
 SCHEMA_VERSION = 1
+# PEFT's model card, which has the name of a person's own notes.
+_CARD, _PEFT = "README.md", b"library_name: peft"
 # Every file that transformers, PEFT and we may write for a model.
 MODEL_FILES = (
     *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),
@@ -56,6 +58,9 @@ def remove_model(folder: Path, keep: Collection[str] = ()) -> None:
         for path in folder.glob(pattern):
             if path.is_file() and path.name not in keep:
                 path.unlink()
+    card = folder / _CARD
+    if _CARD not in keep and card.is_file() and _PEFT in card.read_bytes():
+        card.unlink()
 
 
 def save_masks(folder: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ def test_publishing_removes_what_another_model_left(tmp_path):
     old = ("adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors")
     for name in (*old, "model.safetensors.index.json", "config.json", "metrics.jsonl", "notes.txt"):
         (out / name).write_text("old")
+    (out / "README.md").write_text("---\nlibrary_name: peft\n---\n")
     staging = out / ".saving"
     staging.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -84,6 +85,12 @@ def test_publishing_removes_what_another_model_left(tmp_path):
         "metrics.jsonl": "old",
         "notes.txt": "old",
     }
+
+
+def test_a_persons_own_notes_are_no_model_card(tmp_path):
+    (tmp_path / "README.md").write_text("# What I tried\n")
+    checkpoint.remove_model(tmp_path)
+    assert (tmp_path / "README.md").exists()
 
 
 def test_another_schema_is_refused_and_its_version_named(tmp_path):
