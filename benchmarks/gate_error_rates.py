@@ -10,7 +10,7 @@ McNemar's test, by more than three Monte-Carlo standard errors where the verdict
     python benchmarks/gate_error_rates.py --state rates.jsonl --out docs/gate-error-rates.md
 
 A finished cell is a line of the state file and is not computed again while seed, number and statistics are
-the same. All of it takes about forty minutes on one core.
+the same. All of it takes about six minutes of one core's own time.
 """
 
 import argparse
@@ -141,7 +141,12 @@ TABLES = (
         "No sample shows what the largest clusters would do: the report carries a note with the rate.",
     ),
     ("Graded", "GRADED", ""),
-    ("Graded, skewed, nearly constant and constant", "SKEWED", "At no change the few rise, else they fall."),
+    (
+        "Graded, skewed, nearly constant and constant",
+        "SKEWED",
+        "At no change the few rise, else they fall. Where a drop is a few falls of one size, false KEPT\n"
+        "moves in steps; exact enumeration of 200 such cases finds 0.067 at most, above 0.055 in 2 %.",
+    ),
 )
 
 
