@@ -11,19 +11,17 @@ from eval_harness.gate.compare import (
     PairedItem,
     check_mean,
     differences,
-    item_value,
     observations,
     pair_runs,
     unjudged,
 )
+from eval_harness.gate.flips import flips_of
 from eval_harness.gate.gates import Gate, GateFile
 from eval_harness.gate.verdicts import (
     KEPT,
     REGRESSED,
     UNDECIDED,
-    Change,
     Decision,
-    Flip,
     Mapped,
     Outcome,
     RunId,
@@ -36,7 +34,6 @@ from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 
 Items = dict[str, list[PairedItem]]  # by task
-FLIPS = 25  # of either kind, per gate
 FEW_CLUSTERS = 30  # effective ones; below, hardly any drop of a whole cluster can be excluded
 UNEVEN = 0.8  # effective clusters per cluster, below which sizes differ enough to matter
 
@@ -64,7 +61,7 @@ def decide(
         verdict = _verdict(gate, one, len(pooled), p_holm, file)
         made = _judged_enough(verdict, pooled, candidate.result)
         gates.append(_decidable(made, (candidate, baseline)))
-        chosen += _flips(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
+        chosen += flips_of(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
     ours = candidate.result
     return Decision(
         verdict=overall(tuple(gates)),
@@ -229,37 +226,3 @@ def needed(compared: Paired, items: int, margin: float, file: GateFile) -> int |
         return None
     count = items_to_decide(compared, margin, file.alpha, len(file.gates))
     return max(items + 1, math.ceil(count * items / compared.n))
-
-
-def _flips(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: bool) -> list[Flip]:
-    """Documents that changed most, lost ones first; ties in document order."""
-    lost: list[Flip] = []
-    gained: list[Flip] = []
-    for pair in pairs:
-        if unjudged(pair, metric):
-            continue
-        ours, theirs = (item_value(item, metric) for item in pair)
-        if ours == theirs:
-            continue
-        change: Change = "lost" if (ours < theirs) == higher_is_better else "gained"
-        item = pair.candidate
-        flip = Flip(
-            gate,
-            item.task,
-            item.doc_id,
-            change,
-            item.prompt,
-            item.target,
-            tuple(item.choices),
-            pair.baseline.outputs,
-            item.outputs,
-            theirs,
-            ours,
-            *(tuple(side.evidence.get(metric.partition(",")[0], ())) for side in reversed(pair)),
-        )
-        (lost if change == "lost" else gained).append(flip)
-    return sorted(lost, key=_change)[:FLIPS] + sorted(gained, key=_change)[:FLIPS]
-
-
-def _change(flip: Flip) -> float:
-    return -abs(flip.candidate_value - flip.baseline_value)

@@ -1,14 +1,14 @@
 """Whether a judge's answers depend on the texts at all, from its answers in both orders."""
 
-import numpy as np
+from collections.abc import Sequence
 
-from eval_harness.stats.clustered import Floats
+import numpy as np
 
 _DRAWS = 2000
 _AT_ONCE = 1 << 22  # numbers of one block of draws
 
 
-def chance_of_no_information(first: Floats, second: Floats, seed: int = 0) -> float:
+def chance_of_no_information(first: Sequence[float], second: Sequence[float], seed: int = 0) -> float:
     """p-value of the hypothesis that the answers have nothing to do with the texts, whatever the place bias.
 
     A judge that prefers a text moves the win to the other place when the order is turned, so its two answers
@@ -32,7 +32,7 @@ def chance_of_no_information(first: Floats, second: Floats, seed: int = 0) -> fl
     if not count or np.ptp(answers) == 0:
         return 1.0
     # A little below, so that a deal with the same differences in another order of summation counts as equal.
-    seen = float(np.square(first - second).sum()) * (1 - 1e-12)
+    seen = float(np.square(answers[:count] - answers[count:]).sum()) * (1 - 1e-12)
     random = np.random.default_rng(seed)
     hits, left = 0, _DRAWS
     while left:

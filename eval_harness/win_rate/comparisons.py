@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from eval_harness.judges.types import FAILED, JUDGED, UNPARSABLE, Answer, Question, Status
-from eval_harness.stats.judge_information import chance_of_no_information
 
 METRIC = "win_rate,both_orders"
 SIGNIFICANT = 0.05  # level at which a judge must be shown to depend on the texts
@@ -108,14 +105,20 @@ def why_no_information(judged: Sequence[Judgement], order_free: bool) -> str:
       order_free: the order cannot matter to it, so that turning it tests nothing: then only a judge that
         calls everything a tie carries none.
     """
-    orders = [j.orders for j in judged if None not in j.orders and j is not TIE]
+    orders = [
+        (first, second)
+        for first, second in (j.orders for j in judged if j is not TIE)
+        if first is not None and second is not None
+    ]
     if not orders:
         return ""
-    first, second = (np.array(side, dtype=np.float64) for side in zip(*orders, strict=True))
-    if np.ptp(np.concatenate([first, second])) == 0:
+    first, second = ([both[number] for both in orders] for number in (0, 1))
+    if len({*first, *second}) == 1:
         return f"the judge gave the first text {first[0]:g} in all {2 * len(first)} questions"
     if order_free:
         return ""
+    from eval_harness.stats.judge_information import chance_of_no_information  # numpy, which lists do without
+
     chance = chance_of_no_information(first, second)
     if chance <= SIGNIFICANT:
         return ""

@@ -19,7 +19,7 @@ from eval_harness.models.identity import sha
 from eval_harness.models.reference import ModelRef
 from eval_harness.run.job import BASELINE, Measured
 from eval_harness.run.registry import Suite, register_suite
-from eval_harness.types import ASKED, ItemRecord, ModelIdentity, Score
+from eval_harness.types import ASKED, ItemRecord, ModelIdentity
 from eval_harness.win_rate.comparisons import (
     LACKING,
     METRIC,
@@ -205,7 +205,7 @@ class WinRatePlan:
         counts: dict[str, int],
         why: str = "no text came",
     ) -> Measured:
-        from eval_harness.win_rate.summary import facts, scores
+        from eval_harness.win_rate.summary import facts, halves, scores
 
         count = tally(pairs, judged)
         if not count.judged:
@@ -218,7 +218,7 @@ class WinRatePlan:
         version, is_baseline, undecidable = str(self.preset.version), self.job.role == BASELINE, ""
         if not is_baseline:
             judged, undecidable = self._settled(pairs, judged)
-        made = _halves(pairs, version) if is_baseline else scores(pairs, judged, version)
+        made = halves(pairs, version) if is_baseline else scores(pairs, judged, version)
         shown = [] if is_baseline else [*facts(pairs, judged, made, self.judge), *self._official(pairs)]
         shown += self.ours.facts()
         counts |= {"items": count.comparisons, "requests": count.answers, "identical": count.identical}
@@ -249,11 +249,3 @@ class WinRatePlan:
         if count.unparsable:
             notes.append(f"{count.unparsable} judgements cannot be read")
         return notes
-
-
-def _halves(pairs: list[Comparison], version: str) -> list[Score]:
-    """The baseline against itself: one half, by definition."""
-    return [
-        Score(task, METRIC, 0.5, None, sum(p.task == task for p in pairs), main=True, version=version)
-        for task in dict.fromkeys(pair.task for pair in pairs)
-    ]

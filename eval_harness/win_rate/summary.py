@@ -130,3 +130,11 @@ def _lengths(comparisons: Sequence[Comparison]) -> str:
     ours = sum(len(c.candidate) for c in comparisons) / len(comparisons)
     theirs = sum(len(c.baseline) for c in comparisons) / len(comparisons)
     return f"candidate {ours:.1f}, baseline {theirs:.1f}"
+
+
+def halves(pairs: Sequence[Comparison], version: str) -> list[Score]:
+    """The baseline against itself: one half, by definition."""
+    return [
+        Score(task, METRIC, 0.5, None, sum(p.task == task for p in pairs), main=True, version=version)
+        for task in dict.fromkeys(pair.task for pair in pairs)
+    ]

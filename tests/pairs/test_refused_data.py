@@ -250,7 +250,7 @@ def test_cut_equal_and_dropped_pairs_are_said(valid, tmp_path):
 def test_validate_says_steps_tokens_and_memory(valid, tmp_path):
     out = valid(*written(tmp_path, [PAIR] * 5), "--train.max_epochs", "3")
     line = next(line for line in out if line.startswith("steps: "))
-    assert line.startswith("steps: 6 (3 x 5 pairs in batches of 2); tokens: ")
+    assert line.startswith("steps: 7 (3 x 5 pairs in batches of 2); tokens: ")
     assert any(line.startswith("memory: about ") and "an estimate" in line for line in out)
     assert out[-1].startswith("valid: loss dpo")
 
@@ -262,17 +262,17 @@ def test_two_keys_of_one_column(refused, tmp_path):
 
 def test_a_run_is_resumed_by_what_was_found_out_of_its_data(flags, tmp_path, monkeypatch):
     """A prompt column that was not named, and a template given by its path, are the same run later."""
-    from sparsepo_plugin.adapters.openrlhf import checkpoints, preflight
+    from sparsepo_plugin.adapters.openrlhf import checkpoints, preflight, run_identity
     from sparsepo_plugin.adapters.openrlhf import flags as command_line
 
     path = tmp_path / "own.jinja"
     path.write_text(CHATML)
     argv = [*flags, *written(tmp_path, [PAIR] * 4), CHAT, "--data.tokenizer_chat_template", str(path)]
     first = command_line.parse(argv)
-    objective = preflight.check(first)
+    preflight.check(first)
     compared = []
     monkeypatch.setattr(checkpoints, "to_resume", lambda folder: "saved")
-    monkeypatch.setattr(checkpoints, "check_same", lambda saved, now, *rest: compared.append(now))
+    monkeypatch.setattr(run_identity, "check_same", lambda saved, now, *rest: compared.append(now))
     preflight.check(command_line.parse([*argv, "--ckpt.load_enable"]))
-    assert compared == [checkpoints.identity(first.arguments, objective)]
+    assert compared == [run_identity.identity(first.arguments)]
     assert compared[0]["data"]["prompt_key"] == "prompt"
