@@ -215,9 +215,8 @@ class WinRatePlan:
                 expected="answers that the template can read",
                 remedy="check judge and template, then run again: answers that failed are asked again",
             )
-        version, is_baseline, undecidable = str(self.preset.version), self.job.role == BASELINE, ""
-        if not is_baseline:
-            judged, undecidable = self._settled(pairs, judged)
+        version, is_baseline = str(self.preset.version), self.job.role == BASELINE
+        judged, undecidable = (judged, "") if is_baseline else self._settled(pairs, judged)
         made = halves(pairs, version) if is_baseline else scores(pairs, judged, version)
         shown = [] if is_baseline else [*facts(pairs, judged, made, self.judge), *self._official(pairs)]
         shown += self.ours.facts()
