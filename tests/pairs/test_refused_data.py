@@ -275,4 +275,4 @@ def test_a_run_is_resumed_by_what_was_found_out_of_its_data(flags, tmp_path, mon
     monkeypatch.setattr(run_identity, "check_same", lambda saved, now, *rest: compared.append(now))
     preflight.check(command_line.parse([*argv, "--ckpt.load_enable"]))
     assert compared == [run_identity.identity(first.arguments)]
-    assert compared[0]["data"]["prompt_key"] == "prompt"
+    assert compared[0]["data.prompt_key"] == "prompt"
