@@ -218,9 +218,10 @@ def test_bad_calls(args, text, tmp_path, capsys):
 
 
 def test_the_published_table_is_what_the_command_prints(shared, tmp_path):
-    """One of its data sets again, where the shared data is at hand."""
+    """One of its data sets again, where the shared data is at hand; BERTScore, which needs weights, not."""
     with (REPO / "docs" / "faithfulness-meta.csv").open() as handle:
-        published = [row for row in csv.DictReader(handle) if row["data"] == "rank19"]
+        rows = [row for row in csv.DictReader(handle) if row["data"] == "rank19"]
+    published = [row for row in rows if not row["metric"].startswith("bertscore")]
     out = tmp_path / "again.csv"
     options = ["--scorer-option", "rouge.against=document", "--scorer-option", "rouge.measure=precision"]
     args = [
