@@ -107,6 +107,16 @@ def skewed(items, margin, small=0.01, large=0.9, jitter=0.0, size=1):
     return Cell(f"{name}, margin {margin:g}", margin, draw)
 
 
+def constant(items, margin):
+    """Every item moves by exactly the drop: no variance at any truth."""
+
+    def draw(drop, rng):
+        theirs = rng.uniform(0.1, 0.95, items)
+        return theirs - drop, theirs, np.arange(items)
+
+    return Cell(f"{items} items, all by the drop, no variance, margin {margin:g}", margin, draw)
+
+
 def ends(items, margin, changed=0.15):
     """Scores 0, 1/2 and 1; what changes goes to an end."""
 
@@ -179,4 +189,5 @@ SKEWED = [
     skewed(300, 0.05, size=3),
     *(skewed(n, 0.05, small=0.045, jitter=0.005) for n in (60, 600)),
     *(skewed(n, 0.05, large=0.95, small=0.03) for n in (60, 200)),
+    *(constant(n, 0.05) for n in (30, 60, 200)),
 ]

@@ -1,6 +1,7 @@
 """The one error a user sees: what is wrong, what was got, what was expected, what to do."""
 
 import difflib
+import sqlite3
 from collections.abc import Iterable
 
 
@@ -22,6 +23,29 @@ class UserError(Exception):
         parts += [f"remedy: {remedy}"] if remedy else []
         # Upstream messages may span lines; the contract is one line per mistake.
         super().__init__(" ".join("; ".join(parts).split()))
+
+
+def together(mistakes: list[UserError], most: int = 10) -> UserError:
+    """Several mistakes as one error: each named once, the first `most` of them."""
+    texts = list(dict.fromkeys(map(str, mistakes)))
+    if len(texts) == 1:
+        return mistakes[0]
+    listed = " ".join(f"({number}) {text}" for number, text in enumerate(texts[:most], 1))
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return UserError(f"{len(texts)} mistakes: {listed}{more}")
+
+
+def refused(error: OSError | MemoryError | sqlite3.Error) -> UserError:
+    """What the machine refused where nobody had words of its own for it: a closed folder, no memory left."""
+    if isinstance(error, sqlite3.Error):
+        remedy = "free space, or choose another --cache"
+        return UserError("the cache of answers cannot be read or written", got=error, remedy=remedy)
+    if isinstance(error, MemoryError):
+        return UserError("not enough memory", remedy="give the program more, or less to read")
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return UserError(
+        "the machine refused", got=f"{where}{error.strerror or error}", remedy="check the path and its rights"
+    )
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -46,7 +46,9 @@ class Score:
     looks at where no gates file names one; the others describe. `normalised` is the leaderboard's 0-100
     scale, clipped at 0 below chance, and None where no normalisation is defined. `stderr` is the standard
     error of the mean over `n` items, None where the suite gives none; `low` and `high` are the ends of a
-    two-sided 95 % interval. `metric` carries lm-eval's filter: `exact_match,strict-match`.
+    two-sided 95 % interval. `metric` carries lm-eval's filter: `exact_match,strict-match`. `judged`: a judge
+    gives it, so that entries of items may be None, and one number for everything decides nothing.
+    `undecidable` is the reason for which no gate may decide by it against this baseline, empty where it may.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -65,6 +67,8 @@ class Score:
     notes: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    judged: bool = False
+    undecidable: str = ""
 
     @property
     def at_floor(self) -> bool:
@@ -79,10 +83,11 @@ class ItemRecord:
     """One document of one task, as answered by one model; two runs are paired on (task, doc_id, prompt_hash).
 
     `cluster` is equal for items that share a question, story or prompt, across tasks too. `metrics` maps
-    `name,filter` to a number or, for IFEval's instruction-level metrics, a list of 0/1; None is an item that
-    no judge has judged. `outputs` are the raw answers: generated texts, or [log-probability in nats, is
+    `name,filter` to a number or, for IFEval's instructions and for summaries, a list of them; None is what no
+    judge has judged. `outputs` are the raw answers: generated texts, or [log-probability in nats, is
     greedy] per choice; `choices` are then the texts scored, in the same order. `evidence` maps a
-    metric to the [document sentence, summary sentence, score] that speak most against the answer.
+    metric to the [document sentence, summary sentence, score] that speak most against the answer. `orders`
+    are a judge's shares of the win for this answer, with its text first and second; empty without a judge.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -97,6 +102,7 @@ class ItemRecord:
     prompt: str
     choices: list[str] = field(default_factory=list)
     evidence: dict[str, list[Any]] = field(default_factory=dict)
+    orders: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,8 @@ class SuiteResult:
     `key` is the content key of the whole run: equal keys mean the same model, prompts and settings. `counts`
     holds `items`, `requests`, `reused` (answers read from the store) and `computed` (answers asked of the
     model). `facts` are (name, text) pairs that a report shows beside the gates. `asked` names the settings
-    in which two runs must agree to be compared. `max_unjudged` is the share of items without a judgement
-    above which nothing is decided, None where every item must have a value. `undecidable` is the reason for
+    in which two runs must agree to be compared. `max_unjudged` is the share of judgements that may be missing
+    before nothing is decided, None where every item must have a value. `undecidable` is the reason for
     which no gate may decide by this run (a judge without information), empty where it may.
     """
 

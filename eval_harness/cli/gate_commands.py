@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_harness.cli.say import say
 from eval_harness.errors import UserError
+from eval_harness.files.places import check_folder, held
 
 if TYPE_CHECKING:  # scipy is imported only by the commands that compute
     from eval_harness.gate.verdicts import Decision
@@ -24,11 +25,19 @@ def add_parsers(commands: Any) -> None:
     _add_levels(compare)
     compare.set_defaults(call=_compare)
     gate = commands.add_parser("gate", help=GATE_HELP)
-    gate.add_argument("run", metavar="RUN", type=Path, help="the candidate's run folder")
-    gate.add_argument("--baseline", type=Path, help="the baseline's run folder; default RUN/baseline")
-    gate.add_argument("--gates", required=True, help="gates file (.yaml) or shipped name")
+    gate.add_argument("run", metavar="A", type=Path, help=_RESULT)
+    gate.add_argument("other", metavar="B", type=Path, nargs="?", help="the baseline's, of the same kind")
+    gate.add_argument("--baseline", type=Path, help="the same as B; default A/baseline")
+    gate.add_argument(
+        "--gates", help="gates file (.yaml) or shipped name; with B default every task by itself"
+    )
+    gate.add_argument("--metric", action="append", default=[], help="which metric of a foreign result counts")
+    gate.add_argument(
+        "--cluster", metavar="COLUMN", help="equal for items of A and B that depend on each other"
+    )
+    _add_levels(gate)
     gate.add_argument("--undecided", choices=("exit", "pass", "fail"), default="exit", help=_UNDECIDED)
-    gate.add_argument("--report", type=Path, help="folder of the reports; default RUN/report")
+    gate.add_argument("--report", type=Path, help="folder of the reports; default A/report, or A.report")
     gate.set_defaults(call=_gate)
     report = commands.add_parser("report", help="write RUN's report: HTML, Markdown, JUnit XML, JSON")
     report.add_argument("run", metavar="RUN", type=Path, help="a run folder, after `gate` or with --baseline")
@@ -39,6 +48,7 @@ def add_parsers(commands: Any) -> None:
     report.set_defaults(call=_report)
 
 
+_RESULT = "the candidate's run folder, lm-eval folder, Inspect log, alpaca_eval annotations or JSON Lines"
 _UNDECIDED = "what UNDECIDED means: exit code 3 (default), pass (0) or fail (1)"
 
 
@@ -65,13 +75,34 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _gate(args: argparse.Namespace) -> int:
     """Decide, write the reports, print the verdict; return its exit code."""
+    from eval_harness.gate.gates import load_gates
+    from eval_harness.gate.paths import gate
     from eval_harness.gate.reports.files import discard_reports, write_reports
     from eval_harness.gate.reports.wording import table
 
-    folder = args.report or args.run / "report"
-    discard_reports(folder)
-    decision = _decision(args)
-    page = write_reports(folder, decision)
+    if args.other and args.baseline:
+        raise UserError("the baseline", got="B and --baseline", expected="one of the two")
+    if not (args.other or args.gates):
+        raise UserError("the following arguments are required: --gates", remedy="eval-harness gate --help")
+    folder = args.report or (
+        args.run.with_name(f"{args.run.name}.report") if args.run.is_file() else args.run / "report"
+    )
+    check_folder(folder, "--report")
+    # A gates file that cannot be read is found before an earlier report goes.
+    gates = load_gates(args.gates) if args.gates else None
+    with held(folder, "--report"):
+        discard_reports(folder)
+        decision = gate(
+            args.run,
+            args.other or args.baseline or args.run / "baseline",
+            gates,
+            margin=args.margin,
+            alpha=args.alpha,
+            metrics=args.metric,
+            cluster=args.cluster,
+            undecided=args.undecided,
+        )
+        page = write_reports(folder, decision)
     say(f"{table(decision)}\nreport: {page}")
     return decision.exit_code
 
@@ -82,6 +113,7 @@ def _report(args: argparse.Namespace) -> int:
     from eval_harness.run.folder import read_result
 
     folder = args.out or args.run / "report"
+    check_folder(folder, "--out")
     anew = args.baseline or args.gates or args.margin is not None or args.alpha is not None
     stored = None if anew else read_decision(args.run / "report")
     if stored is not None and stored.candidate.key != read_result(args.run).key:
@@ -97,23 +129,15 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _decision(args: argparse.Namespace) -> "Decision":
-    from eval_harness.gate.compare import FinishedRun
     from eval_harness.gate.decide import decide
-    from eval_harness.gate.gates import ALPHA, MARGIN, default_gates, load_gates
-    from eval_harness.run.folder import read_items, read_result
+    from eval_harness.gate.gates import load_gates
+    from eval_harness.gate.paths import gate_per_task, read_own
 
-    if args.gates and (getattr(args, "margin", None) is not None or getattr(args, "alpha", None) is not None):
+    if args.gates and (args.margin is not None or args.alpha is not None):
         raise UserError("--margin and --alpha", got="--gates too", expected="one of the two ways")
     gates = load_gates(args.gates) if args.gates else None
-    other = args.baseline or args.run / "baseline"
-    results = read_result(args.run), read_result(other)
-    candidate = FinishedRun("candidate", results[0], read_items(args.run))
-    baseline = FinishedRun("baseline", results[1], read_items(other))
-    if gates is None:
-        margin = MARGIN if args.margin is None else args.margin
-        alpha = ALPHA if args.alpha is None else args.alpha
-        gates = default_gates(baseline.result, margin, alpha)
-    return decide(candidate, baseline, gates, getattr(args, "undecided", "exit"))
+    candidate, baseline = read_own(args.run, args.baseline or args.run / "baseline")
+    return decide(candidate, baseline, gates or gate_per_task(baseline.result, args.margin, args.alpha))
 
 
 def validate_gates(args: argparse.Namespace) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from eval_harness.cli.say import say
 from eval_harness.errors import UserError
 from eval_harness.files.configs import key_values
+from eval_harness.files.places import check_file, check_folder
 from eval_harness.win_rate.options import add_judge_flags
 
 
@@ -50,6 +51,9 @@ def _agreement(args: argparse.Namespace) -> int:
         raise UserError("--limit", got=args.limit, expected="a positive integer")
     if args.out is not None and args.out.suffix not in (".md", ".csv", ".json"):
         raise UserError("--out", got=args.out.name, expected=".md, .csv or .json")
+    if args.out is not None:
+        check_file(args.out, "--out")
+    check_folder(args.cache or default_cache(), "--cache")
     judges = [build_judge("length", {})]
     if args.judge:
         options = key_values(args.judge_set, "--judge-set")

@@ -34,6 +34,7 @@ def add_parsers(commands: Any) -> None:
             sub.add_argument(
                 "--dry-run", action="store_true", help="what it would take and cost; asks nothing"
             )
+            _add_stopping(sub)
             sub.set_defaults(call=_run)
         else:
             gate_commands.add_power(sub)
@@ -69,6 +70,15 @@ def _add_what(sub: argparse.ArgumentParser, required: bool) -> None:
     sub.add_argument("--cache", type=Path, help="answers and finished runs; default $EVAL_HARNESS_CACHE")
     sub.add_argument("--no-cache", action="store_true", help="keep nothing: no resume, no reuse")
     sub.add_argument("--offline", action="store_true", help="never ask the hub")
+
+
+def _add_stopping(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--until-decided",
+        metavar="GATES",
+        help="measure --model and --baseline in batches until these gates are decided; exit code as `gate`",
+    )
+    sub.add_argument("--look-every", type=int, default=50, help="with --until-decided: items a look adds")
 
 
 def _add_how(sub: argparse.ArgumentParser) -> None:
@@ -157,9 +167,23 @@ def _run(args: argparse.Namespace) -> int:
     if args.dry_run:
         say("\n".join(validate(request_from(args))))
         return 0
+    if args.until_decided:
+        return _run_until_decided(args)
     for result in run(request_from(args)):
         _print_result(result)
     return 0
+
+
+def _run_until_decided(args: argparse.Namespace) -> int:
+    """Measure as far as a verdict needs, write the reports, return the verdict's exit code."""
+    from eval_harness.gate.gates import load_gates
+    from eval_harness.gate.reports.wording import table
+    from eval_harness.run.until_decided import run_until_decided
+
+    file, request = load_gates(args.until_decided), request_from(args)
+    decision, page = run_until_decided(request, file, args.look_every, tell=say)
+    say(f"{table(decision)}\nreport: {page}")
+    return decision.exit_code
 
 
 def _validate(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from eval_harness.errors import UserError
 from eval_harness.faithfulness import registry
 from eval_harness.faithfulness.options import add_scorer_flags, scorer_options, split_names
 from eval_harness.faithfulness.registry import ScorerSpec
+from eval_harness.files.places import check_file, check_folder
 from eval_harness.models.identity import identity
 from eval_harness.models.reference import resolve
 
@@ -76,6 +77,10 @@ def _agreement(args: argparse.Namespace) -> int:
     if args.model is not None or not args.data or args.draws < 100:
         got = f"model {args.model}, {len(args.data)} data files, {args.draws} draws"
         raise UserError("scorer-agreement", got=got, expected="no model, --data FILE, at least 100 draws")
+    if args.out is not None:
+        check_file(args.out, "--out")
+    if args.cache is not None:
+        check_folder(args.cache, "--cache")
     specs = [ScorerSpec(name, {}) for given in args.scorer for name in split_names(given)]
     answers = args.cache / "answers.sqlite" if args.cache else None
     scorers = scorer_options(args).build(specs, args.device, answers)

@@ -1,15 +1,20 @@
-"""Rows of data: objects of a JSON list or of JSON Lines, gzipped or not."""
+"""Rows of data: objects of a JSON list or of JSON Lines, gzipped or not, or rows of a Parquet file."""
 
 import gzip
 import json
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_harness.errors import UserError
+from eval_harness.errors import UserError, first_line
 
 Row = dict[str, Any]
 PROMPT_KEYS = ("prompt", "instruction")
+# What reading one raises, besides text that is no JSON.
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
+_SHARE = 8  # of the memory: two results with their reports take up to five and a half times a file's size
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -18,13 +23,14 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
       UserError: no such file, unreadable, a line that is no object (each with its line), no row at all.
     """
-    expected = "JSON Lines, or one JSON list, of objects; .gz or not"
+    expected = "JSON Lines, or one JSON list, of objects, .gz or not; or .parquet"
     if not path.is_file():
         raise UserError("no such data file", got=path, expected=expected, remedy="check the path")
+    if path.suffix == ".parquet":
+        return _parquet(path, expected)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = whole_text(path)
+    except UNREADABLE as error:
         raise UserError("unreadable data file", got=f"{path.name}: {error}", expected=expected) from error
     rows: list[Row] = []
     for where, part in _parts(text):
@@ -39,6 +45,55 @@ def read_rows(path: Path) -> list[Row]:
                 expected="one JSON object a line",
             ) from error
         rows.append(row)
+    if not rows:
+        raise UserError("empty data file", got=path.name, expected="at least one row")
+    return rows
+
+
+def whole_text(path: Path) -> str:
+    """The text of a file, unpacked where it ends in .gz.
+
+    Raises:
+      UserError: larger than this machine can work on; nothing of it is read, or no more than that of a .gz.
+      OSError, EOFError, UnicodeDecodeError, zlib.error: `UNREADABLE`.
+    """
+    most = _largest()
+    check_size(path, path.stat().st_size, most)
+    if path.suffix != ".gz":
+        return path.read_bytes().decode("utf-8")
+    with gzip.open(path) as stream:
+        raw = stream.read(most + 1)
+    check_size(path, len(raw), most)
+    return raw.decode("utf-8")
+
+
+def check_size(path: Path, size: int, most: int | None = None) -> None:
+    """Raise UserError where a file holds more bytes than this machine can work on."""
+    most = _largest() if most is None else most
+    if size > most:
+        raise UserError(
+            f"{path.name} is too large",
+            got=f"{'more than ' * (path.suffix == '.gz')}{size} bytes",
+            expected=f"at most {most}, an eighth of this machine's memory",
+            remedy="compare fewer tasks at a time, or use a larger machine",
+        )
+
+
+def _largest() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _SHARE
+
+
+def _parquet(path: Path, expected: str) -> list[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[Row] = pq.read_table(path).to_pylist()
+        json.dumps(rows)  # what becomes of them is JSON: no times, no bytes
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise UserError(
+            "unreadable data file", got=f"{path.name}: {first_line(error)}", expected=expected
+        ) from error
     if not rows:
         raise UserError("empty data file", got=path.name, expected="at least one row")
     return rows

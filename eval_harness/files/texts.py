@@ -1,8 +1,9 @@
 """Texts that came from elsewhere, made fit for files, pages and terminals."""
 
 import json
-import unicodedata
 from typing import Any
+
+import regex
 
 from eval_harness.errors import UserError
 from eval_harness.files.rows import sound
@@ -12,7 +13,7 @@ def sound_json(value: Any) -> Any:
     """The JSON value with `?` for lone surrogates in its texts."""
     if isinstance(value, str):
         return sound(value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [sound_json(entry) for entry in value]
     if isinstance(value, dict):
         return {sound(key): sound_json(entry) for key, entry in value.items()}
@@ -40,11 +41,16 @@ def printable(text: str) -> str:
     of writing, other invisible format characters, and lone surrogates; letters of all scripts stay, and so do
     the joiners that some scripts and emoji need.
     """
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    return text if text.isprintable() else _HIDDEN.sub(lambda match: _escaped(match[0]), text)
+
+
+_HIDDEN = regex.compile(r"[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}--[\n\t\u200c\u200d]]", regex.VERSION1)
 
 
 def _escaped(sign: str) -> str:
-    hidden = unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    if not hidden or sign in "\n\t\u200c\u200d":
-        return sign
     return f"\\x{ord(sign):02x}" if ord(sign) < 256 else f"\\u{ord(sign):04x}"
+
+
+def clipped(text: str, longest: int) -> str:
+    """The text's end where it is longer than so many characters, with their number in front."""
+    return text if len(text) <= longest else f"[{len(text) - longest} characters cut] {text[-longest:]}"

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from eval_harness.errors import UserError
 from eval_harness.types import NO_ANSWER, ItemRecord, SuiteResult
 
-AGAIN = "run both models with the same command: eval-harness run --model A --baseline B ..."
+AGAIN = "measure both models with the same command (eval-harness run --model A --baseline B ...)"
 _SAME_PROMPT = ("prompt_hash", "doc_hash", "target", "prompt")
 # Settings that may move the last bits of a logit: a difference is only noted.
 _NOTED = ("backend", "dtype", "batch_size", "device", "tensor_parallel", "data_parallel")
@@ -34,11 +34,6 @@ class Observations(NamedTuple):
     candidate: list[float]
     baseline: list[float]
     clusters: list[str]
-
-
-def unjudged(pair: PairedItem, metric: str) -> bool:
-    """Whether a judge was asked for this metric and gave nothing, on either side."""
-    return any(metric in item.metrics and item.metrics[metric] is None for item in pair)
 
 
 def pair_runs(candidate: FinishedRun, baseline: FinishedRun) -> dict[str, list[PairedItem]]:
@@ -178,32 +173,35 @@ def observations(
 ) -> Observations:
     """Scores of one metric; a list metric (IFEval's instructions) gives one observation per entry.
 
-    With `judged` items without a judgement are left out; else they are an error as any missing score.
+    With `judged` entries without a judgement are left out; else they are an error as any missing score.
 
     Raises:
       UserError: the metric is missing for an item, is not a number in [0, 1], or two lists differ in length.
     """
     scores = Observations([], [], [])
     for pair in pairs:
-        if judged and unjudged(pair, metric):
-            continue
-        values = [_values(item, metric, higher_is_better) for item in pair]
+        values = [_values(item, metric, higher_is_better, judged) for item in pair]
         if len(values[0]) != len(values[1]):
             raise UserError(
                 f"{metric} of {pair.candidate.task} {pair.candidate.doc_id}",
                 got=f"{len(values[0])} and {len(values[1])} entries",
                 expected="as many in both runs",
             )
-        scores.candidate.extend(values[0])
-        scores.baseline.extend(values[1])
-        scores.clusters.extend([pair.baseline.cluster] * len(values[0]))
+        for ours, theirs in zip(*values, strict=True):
+            if ours is not None and theirs is not None:
+                scores.candidate.append(ours)
+                scores.baseline.append(theirs)
+                scores.clusters.append(pair.baseline.cluster)
     return scores
 
 
-def _values(item: ItemRecord, metric: str, higher_is_better: bool) -> list[float]:
+def _values(item: ItemRecord, metric: str, higher_is_better: bool, judged: bool) -> list[float | None]:
+    """Entries, larger is better; None is a judgement that is missing, which only `judged` allows."""
     raw = item.metrics.get(metric)
-    entries: list[Any] = raw if isinstance(raw, list) else [raw]
-    for entry in entries:
+    values: list[Any] = raw if isinstance(raw, list) else [raw]
+    for entry in values:
+        if entry is None and judged and metric in item.metrics:
+            continue
         number = isinstance(entry, int | float) and math.isfinite(entry) and 0 <= entry <= 1
         if not number:
             raise UserError(
@@ -212,17 +210,19 @@ def _values(item: ItemRecord, metric: str, higher_is_better: bool) -> list[float
                 expected="a number in [0, 1]",
                 remedy="name the metric as `name,filter` in the gates file",
             )
-    return [float(e) if higher_is_better else 1.0 - float(e) for e in entries]
+    return [e if e is None else float(e) if higher_is_better else 1.0 - float(e) for e in values]
 
 
 def item_value(item: ItemRecord, metric: str) -> float:
     """Score of one document, the mean of a list metric."""
-    values = _values(item, metric, True)
+    values = [value for value in _values(item, metric, True, False) if value is not None]
     return sum(values) / len(values) if values else 0.0
 
 
-def check_mean(run: FinishedRun, task: str, metric: str, values: Sequence[float]) -> None:
+def check_mean(run: FinishedRun, items: Sequence[ItemRecord], task: str, metric: str, judged: bool) -> None:
     """Raise UserError unless the run's score of a task is the mean of its per-item values."""
+    every = (value for item in items for value in _values(item, metric, True, judged))
+    values = [value for value in every if value is not None]
     try:
         score = run.result.score(task, metric)
     except KeyError as error:

@@ -13,10 +13,10 @@ from eval_harness.gate.compare import (
     differences,
     observations,
     pair_runs,
-    unjudged,
 )
 from eval_harness.gate.flips import flips_of
 from eval_harness.gate.gates import Gate, GateFile
+from eval_harness.gate.hollow import judged_enough, undecidable, why_hollow
 from eval_harness.gate.verdicts import (
     KEPT,
     REGRESSED,
@@ -29,7 +29,7 @@ from eval_harness.gate.verdicts import (
     overall,
 )
 from eval_harness.stats.multiple import holm
-from eval_harness.stats.paired import NO_TEST, Paired, paired
+from eval_harness.stats.paired import BETTING, NO_TEST, Paired, paired
 from eval_harness.stats.power import items_to_decide
 from eval_harness.types import Score, SuiteResult
 
@@ -53,14 +53,27 @@ def decide(
       UserError: anything that keeps the runs from being compared item by item; never a verdict.
     """
     pairs = pair_runs(candidate, baseline)
-    measured = [_measure(gate, pairs, candidate, baseline, file.alpha) for gate in file.gates]
+    measured = [measure(gate, pairs, candidate, baseline, file.alpha) for gate in file.gates]
+    return conclude(candidate, baseline, file, pairs, measured, undecided)
+
+
+def conclude(
+    candidate: FinishedRun,
+    baseline: FinishedRun,
+    file: GateFile,
+    pairs: Items,
+    measured: list["Measured"],
+    undecided: Mapped,
+) -> Decision:
+    """The decision that follows from each gate's comparison, in the file's order."""
     adjusted = holm([one.compared.p for one in measured])
     gates, chosen = [], []
     for gate, one, p_holm in zip(file.gates, measured, adjusted, strict=True):
-        pooled = [pair for task in gate.select(list(pairs)) for pair in pairs[task]]
+        pooled = one.pooled
         verdict = _verdict(gate, one, len(pooled), p_holm, file)
-        made = _judged_enough(verdict, pooled, candidate.result)
-        gates.append(_decidable(made, (candidate, baseline)))
+        made = judged_enough(verdict, pooled, candidate.result)
+        reasons = why_hollow(made, one.scores, one.constant, (candidate, baseline))
+        gates.append(undecidable(made, reasons))
         chosen += flips_of(gate.name, pooled, one.metric, one.scores[0].higher_is_better)
     ours = candidate.result
     return Decision(
@@ -92,17 +105,20 @@ def _notes(candidate: FinishedRun, baseline: FinishedRun, file: GateFile, pairs:
     return notes + [f"{run.name}: {note}" for run in (candidate, baseline) for note in run.result.notes]
 
 
-class _Measured(NamedTuple):
-    """The pooled comparison, the metric, and the baseline's scores of the gate's tasks."""
+class Measured(NamedTuple):
+    """The pooled items and their comparison, the metric, and the baseline's scores of the gate's tasks."""
 
     compared: Paired
     metric: str
     scores: list[Score]
+    constant: bool  # every entry of both runs is the same number
+    pooled: list[PairedItem]
 
 
-def _measure(
+def measure(
     gate: Gate, pairs: Items, candidate: FinishedRun, baseline: FinishedRun, alpha: float
-) -> _Measured:
+) -> Measured:
+    """Compare the items of one gate. Raises UserError: no such task or metric, items without a value."""
     tasks = gate.select(list(pairs))
     metric = gate.metric or _main_metric(gate, tasks, baseline.result)
     judged, scores = candidate.result.max_unjudged is not None, []
@@ -113,24 +129,27 @@ def _measure(
                 f"gate {gate.name}: no such metric", got=metric, expected=", ".join(sorted(known))
             )
         scores.append(known[metric])
-        raw = observations(pairs[task], metric, judged=judged)
-        for run, values in ((candidate, raw.candidate), (baseline, raw.baseline)):
-            check_mean(run, task, metric, values)
     if len({score.higher_is_better for score in scores}) > 1:
         raise UserError(
             f"gate {gate.name}: metrics of opposite direction", got=metric, expected="one direction"
         )
-    pooled = (pair for task in tasks for pair in pairs[task])
+    pooled = [pair for task in tasks for pair in pairs[task]]
     oriented = observations(pooled, metric, scores[0].higher_is_better, judged=judged)
     if not oriented.candidate:
         raise UserError(f"gate {gate.name}: no item has a judgement", got=", ".join(tasks), remedy=AGAIN)
-    compared = paired(*oriented, alpha)
-    if not scores[0].higher_is_better:
-        # Turned for the test only: a table shows the means of the metric itself.
-        compared = dataclasses.replace(
-            compared, baseline=1.0 - compared.baseline, candidate=1.0 - compared.candidate
-        )
-    return _Measured(compared, metric, scores)
+    for task in tasks:
+        for side, run in enumerate((candidate, baseline)):
+            check_mean(run, [pair[side] for pair in pairs[task]], task, metric, judged)
+    constant = len({*oriented.candidate, *oriented.baseline}) == 1
+    compared = as_measured(paired(*oriented, alpha), scores[0].higher_is_better)
+    return Measured(compared, metric, scores, constant, pooled)
+
+
+def as_measured(compared: Paired, higher_is_better: bool) -> Paired:
+    """Scores are turned for the test only: a table shows the means of the metric itself."""
+    if higher_is_better:
+        return compared
+    return dataclasses.replace(compared, baseline=1.0 - compared.baseline, candidate=1.0 - compared.candidate)
 
 
 def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
@@ -142,30 +161,6 @@ def _main_metric(gate: Gate, tasks: list[str], result: SuiteResult) -> str:
     return main[0]
 
 
-def _judged_enough(made: Verdict, pooled: list[PairedItem], result: SuiteResult) -> Verdict:
-    """The verdict, or UNDECIDED where more comparisons than stated have no judgement.
-
-    Who is judged may depend on who would win: beyond a small share the rest proves nothing.
-    """
-    limit = result.max_unjudged
-    missing = sum(unjudged(pair, made.metric) for pair in pooled)
-    if limit is None or not missing:
-        return made
-    note = f"{missing} of {len(pooled)} comparisons have no judgement"
-    if missing <= limit * len(pooled):
-        return dataclasses.replace(made, notes=(*made.notes, note))
-    note += f", more than the share of {limit:g} that is accepted"
-    return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, note))
-
-
-def _decidable(made: Verdict, runs: tuple[FinishedRun, ...]) -> Verdict:
-    """The verdict, or UNDECIDED with the reason where one of the runs says that nothing follows from it."""
-    reasons = [f"{run.name}: {run.result.undecidable}" for run in runs if run.result.undecidable]
-    if not reasons:
-        return made
-    return dataclasses.replace(made, verdict=UNDECIDED, needed=None, notes=(*made.notes, *reasons))
-
-
 def verdict_of(compared: Paired, p_holm: float, margin: float, alpha: float) -> Outcome:
     """KEPT when the interval excludes a drop of `margin`; else REGRESSED when Holm's p is below alpha."""
     if compared.low > -margin:
@@ -173,8 +168,8 @@ def verdict_of(compared: Paired, p_holm: float, margin: float, alpha: float) -> 
     return REGRESSED if p_holm < alpha else UNDECIDED
 
 
-def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: GateFile) -> Verdict:
-    compared, metric, scores = measured
+def _verdict(gate: Gate, measured: Measured, items: int, p_holm: float, file: GateFile) -> Verdict:
+    compared, metric, scores = measured.compared, measured.metric, measured.scores
     verdict = verdict_of(compared, p_holm, gate.margin, file.alpha)
     notes = []
     if not scores[0].higher_is_better:
@@ -183,7 +178,7 @@ def _verdict(gate: Gate, measured: _Measured, items: int, p_holm: float, file: G
         notes.append("a significant drop, but inside the margin")
     if compared.method == NO_TEST:
         notes.append("all items share one cluster: nothing can be inferred")
-    elif compared.clusters < compared.n:
+    elif compared.clusters < compared.n and compared.method != BETTING:
         notes += _cluster_notes(compared)
     if gate.superior:
         better = "lies" if verdict == KEPT else "does not lie"
@@ -222,7 +217,7 @@ def _cluster_notes(compared: Paired) -> list[str]:
 
 def needed(compared: Paired, items: int, margin: float, file: GateFile) -> int | None:
     """Documents that would decide with probability 0.8 if everything stayed as measured."""
-    if compared.method == NO_TEST or (margin == 0 and compared.difference == 0):
+    if compared.method in (NO_TEST, BETTING) or (margin == 0 and compared.difference == 0):
         return None
     count = items_to_decide(compared, margin, file.alpha, len(file.gates))
     return max(items + 1, math.ceil(count * items / compared.n))

@@ -1,6 +1,7 @@
 """Documents whose answer changed: what a report shows of a verdict."""
 
-from eval_harness.gate.compare import PairedItem, item_value, unjudged
+from eval_harness.gate.compare import PairedItem, item_value
+from eval_harness.gate.hollow import unjudged
 from eval_harness.gate.verdicts import Change, Flip
 
 FLIPS = 25  # of either kind, per gate
@@ -18,6 +19,9 @@ def flips_of(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: 
             continue
         change: Change = "lost" if (ours < theirs) == higher_is_better else "gained"
         item = pair.candidate
+        before, after = (
+            tuple(side.evidence.get(metric.partition(",")[0], ())) for side in (pair.baseline, item)
+        )
         flip = Flip(
             gate,
             item.task,
@@ -30,7 +34,9 @@ def flips_of(gate: str, pairs: list[PairedItem], metric: str, higher_is_better: 
             item.outputs,
             theirs,
             ours,
-            *(tuple(side.evidence.get(metric.partition(",")[0], ())) for side in reversed(pair)),
+            before,
+            after,
+            orders=tuple(item.orders),
         )
         (lost if change == "lost" else gained).append(flip)
     return sorted(lost, key=_change)[:FLIPS] + sorted(gained, key=_change)[:FLIPS]

@@ -38,8 +38,9 @@ class Gate(Config):
     `tasks` are names or patterns with a star, by default the gate's own name. `metric` None: the main one of
     these tasks. `margin` is the largest acceptable drop, in the metric's unit. `items`, `discordance` (share
     of items that two equally good models answer differently; for `graded` scores the mean squared
-    difference) and `design_effect` (items per independent item, at least 1) are for the power that `validate`
-    computes. `superior`: the candidate must be better, the margin is 0.
+    difference), `design_effect` (items per independent item, at least 1), `repeats` (samples an item) and
+    `correlation` (of two repeats' differences of an item) are for the power that `validate` computes.
+    `superior`: the candidate must be better, the margin is 0.
     """
 
     name: Text
@@ -54,6 +55,8 @@ class Gate(Config):
     items: int | None = Field(None, ge=1, description="a positive integer")
     discordance: Discordance = None
     design_effect: Effect = 1.0
+    repeats: int = Field(1, ge=1, description="a positive integer")
+    correlation: float = Field(1.0, ge=0, le=1, description="a number from 0 to 1")
     graded: bool = False
     superior: bool = False
 
@@ -167,7 +170,7 @@ def check_power(file: GateFile, counts: dict[str, int] | None, allow_low: bool) 
                 expected="both",
                 remedy="add them to the gate (`compare` prints discordance), or pass --run RUN for items",
             )
-        rest = (file.alpha, gate.design_effect, gate.graded)
+        rest = (file.alpha, gate.design_effect, gate.graded, gate.repeats, gate.correlation)
         reached = power.keep_power(items, gate.discordance, gate.margin, *rest)
         enough = power.items_for_power(gate.discordance, gate.margin, *rest)
         if reached < power.POWER and not allow_low:
@@ -180,7 +183,11 @@ def check_power(file: GateFile, counts: dict[str, int] | None, allow_low: bool) 
             )
         lines.append(
             f"{gate.name}: power {reached:.2f} with {items} items, margin {gate.margin:g}, discordance "
-            f"{gate.discordance:g}, design effect {gate.design_effect:g}; {enough} items give {power.POWER}"
-            + ("" if gate.blocking else "; not blocking")
+            f"{gate.discordance:g}, design effect {gate.design_effect:g}{_repeats(gate)}; "
+            f"{enough} items give {power.POWER}" + ("" if gate.blocking else "; not blocking")
         )
     return lines
+
+
+def _repeats(gate: Gate) -> str:
+    return f", {gate.repeats} repeats of correlation {gate.correlation:g}" if gate.repeats > 1 else ""

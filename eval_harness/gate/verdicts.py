@@ -47,7 +47,8 @@ class Flip:
     """One document that got worse (`lost`) or better (`gained`), as both models answered it.
 
     The evidence of either side is [document sentence, summary sentence, score], worst first, of the gate's
-    metric.
+    metric. `orders` are a judge's shares for the candidate, with its text first and second, None where there
+    is no judgement; empty without a judge.
     """
 
     __pydantic_config__ = STRICT_KEYS
@@ -64,6 +65,7 @@ class Flip:
     candidate_value: float
     baseline_evidence: tuple[list[Any], ...] = ()
     candidate_evidence: tuple[list[Any], ...] = ()
+    orders: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Row converters: other layouts of public data into the columns a shipped task expects; pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from eval_harness.errors import UserError, near
 from eval_harness.files.rows import Row
@@ -19,6 +19,23 @@ def get_converter(name: str) -> Callable[[Row], Row]:
     if name not in CONVERTERS:
         raise UserError("unknown row converter", got=name, expected=near(name, sorted(CONVERTERS)))
     return CONVERTERS[name]
+
+
+def described(name: str) -> str:
+    """What a converter reads and makes, in a line."""
+    return (get_converter(name).__doc__ or "").strip()
+
+
+def converter_for(row: Row, columns: Collection[str]) -> str:
+    """Words on the converters for a row that lacks columns: the one that makes them, or all there are."""
+    for name, function in CONVERTERS.items():
+        try:
+            made = function(row)
+        except (KeyError, TypeError):
+            continue
+        if all(column in made for column in columns):
+            return f"write convert: {name} ({described(name)})"
+    return f"name a row converter: {', '.join(CONVERTERS)}"
 
 
 @converter

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from eval_harness.errors import UserError
+from eval_harness.errors import UserError, together
 from eval_harness.files.configs import Config, Text, parse_config, read_yaml
 from eval_harness.reasoning.converters import get_converter
 
@@ -64,14 +64,17 @@ def load_mapping(path: Path) -> DataMapping:
         raise UserError("no such data mapping", got=path, expected="a YAML file", remedy="check --data")
     mapping = parse_config(_MappingFile, read_yaml(path, "data mapping"), f"data mapping {path.name}")
     root = (path.resolve().parent / mapping.root).resolve()
-    return DataMapping(
-        tasks={
-            task: {
-                name: _source(entry, root, f"data mapping, {task}.{name}") for name, entry in splits.items()
-            }
-            for task, splits in mapping.tasks.items()
-        }
-    )
+    tasks: dict[str, dict[str, SplitSource]] = {task: {} for task in mapping.tasks}
+    mistakes: list[UserError] = []
+    for task, splits in mapping.tasks.items():
+        for name, entry in splits.items():
+            try:
+                tasks[task][name] = _source(entry, root, f"data mapping, {task}.{name}")
+            except UserError as error:
+                mistakes.append(error)
+    if mistakes:
+        raise together(mistakes)
+    return DataMapping(tasks=tasks)
 
 
 def _source(entry: object, root: Path, where: str) -> SplitSource:

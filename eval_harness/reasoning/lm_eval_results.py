@@ -55,6 +55,26 @@ def task_scores(
     return scores
 
 
+def gold_score_rows(items: list[ItemRecord], scores: list[Score]) -> list[Score]:
+    """Means of the gold answer's probability, for tasks of which every document has one."""
+    from eval_harness.stats.likelihood import GOLD  # numpy, which lists do without
+
+    rows = []
+    for like in {score.task: score for score in reversed(scores)}.values():
+        of_task = [item for item in items if item.task == like.task]
+        for metric in GOLD:
+            values = [item.metrics[metric] for item in of_task if metric in item.metrics]
+            if values and len(values) == len(of_task):
+                value = sum(values) / len(values)
+                rows.append(
+                    Score(
+                        like.task, metric, value, None, like.n,
+                        version=like.version, shots=like.shots, comparable=like.comparable, notes=like.notes,
+                    )
+                )  # fmt: skip
+    return rows
+
+
 def _number(value: object) -> float | None:
     """A standard error; lm-eval gives a text or NaN where there is none."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -128,8 +148,14 @@ def item_records(samples: dict[str, list[dict[str, Any]]], preset: ReasoningPres
 
 
 def _record(task: str, group: TaskGroup, sample: dict[str, Any], metrics: dict[str, Any]) -> ItemRecord:
+    from eval_harness.stats.likelihood import gold_scores  # numpy, which lists do without
+
     # One answer per request; repeats of a sampled generation stay a list.
-    outputs = [r[0] if len(r) == 1 else list(r) for r in sample["resps"]]
+    outputs = _json_value([r[0] if len(r) == 1 else list(r) for r in sample["resps"]])
+    # Of a generated answer the second argument is its settings.
+    choices = [a[1] for a in sample["arguments"] if len(a) > 1 and isinstance(a[1], str)]
+    if choices:
+        metrics = metrics | gold_scores(outputs, choices, _json_value(sample["target"]))
     return ItemRecord(
         task=task,
         doc_id=int(sample["doc_id"]),
@@ -137,11 +163,10 @@ def _record(task: str, group: TaskGroup, sample: dict[str, Any], metrics: dict[s
         doc_hash=sample["doc_hash"],
         cluster=cluster_key(group.cluster, sample["doc"]),
         metrics=metrics,
-        outputs=_json_value(outputs),
+        outputs=outputs,
         target=str(sample["target"]),
         prompt=str(sample["arguments"][0][0]),
-        # Of a generated answer the second argument is its settings.
-        choices=[a[1] for a in sample["arguments"] if len(a) > 1 and isinstance(a[1], str)],
+        choices=choices,
     )
 
 

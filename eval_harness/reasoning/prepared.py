@@ -17,7 +17,7 @@ from typing import Any
 from eval_harness.errors import UserError, first_line
 from eval_harness.files.rows import Row, read_rows
 from eval_harness.files.writing import write_text
-from eval_harness.reasoning.converters import get_converter
+from eval_harness.reasoning.converters import converter_for, described, get_converter
 from eval_harness.reasoning.data import SplitSource
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?)?")
@@ -54,7 +54,7 @@ def select_rows(source: SplitSource) -> list[Row]:
         raise UserError(
             "wrong columns",
             got=f"{source.file.name}: {sorted(kept[0])}, {error!r}",
-            expected=f"the layout of converter {source.convert}",
+            expected=f"the layout of converter {source.convert}: {described(source.convert)}",
         ) from error
 
 
@@ -83,7 +83,7 @@ def _checked(source: SplitSource, columns: tuple[str, ...], task: str) -> list[R
                 f"wrong columns for {task}",
                 got=f"{where}: {sorted(row)}",
                 expected=f"{list(columns)}, missing {missing}",
-                remedy="rename the columns or name a row converter",
+                remedy=f"rename the columns, or {converter_for(row, columns)}",
             )
         if any("\ud800" <= sign <= "\udfff" for text in _texts(row) for sign in text):
             raise UserError(

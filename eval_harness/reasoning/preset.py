@@ -36,6 +36,7 @@ class TaskGroup(Config):
     )
     needs: Names = ()
     process_docs: str | None = None
+    repeats: int = Field(1, ge=1, description="a positive integer")
 
 
 class ReasoningPreset(Preset):

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,17 @@ from eval_harness.models.identity import identity, sha
 from eval_harness.models.settings import namespace, versions
 from eval_harness.models.thinking import Thinking, keyed, thinking_of
 from eval_harness.reasoning import preflight
-from eval_harness.reasoning.data import DataMapping, load_mapping
-from eval_harness.reasoning.lm_eval_results import group_scores, item_records, task_scores
+from eval_harness.reasoning.lm_eval_results import (
+    cluster_key,
+    gold_score_rows,
+    group_scores,
+    item_records,
+    task_scores,
+)
+from eval_harness.reasoning.notes import no_answer, notes_of
+from eval_harness.reasoning.options import ReasoningJob, ReasoningOptions, add_flags, options_from
 from eval_harness.reasoning.preset import ReasoningPreset
-from eval_harness.reasoning.punkt import NOTE as PUNKT_NOTE
+from eval_harness.reasoning.repeats import check_repeats, with_repeats
 from eval_harness.reasoning.tasks import (
     LoadedTasks,
     build_requests,
@@ -35,23 +42,12 @@ from eval_harness.reasoning.tasks import (
     preset_digest,
     requests_digest,
 )
-from eval_harness.run.job import Job, Measured
+from eval_harness.run.job import Measured
 from eval_harness.run.registry import Suite, register_suite
 from eval_harness.types import ModelIdentity
 
 _BYTES_PER_REQUEST = 8192  # prompt, answer and record of one request, generously
 _FREE_AT_LEAST = 64 << 20
-
-
-@dataclass(frozen=True)
-class ReasoningOptions:
-    """`mapping` names local files instead of the hub; `punkt_standin` allows IFEval without NLTK's data."""
-
-    mapping: DataMapping | None = None
-    punkt_standin: bool = False
-
-
-ReasoningJob = Job[ReasoningPreset, ReasoningOptions]
 
 
 @register_suite("reasoning")
@@ -63,14 +59,11 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
 
     def add_flags(self, group: "argparse._ArgumentGroup") -> None:
         """Where data come from."""
-        group.add_argument("--data", type=Path, help="MAPPING.yaml: local files instead of the hub")
-        group.add_argument(
-            "--punkt-standin", action="store_true", help="IFEval without NLTK's data, not comparable"
-        )
+        add_flags(group)
 
     def options(self, args: argparse.Namespace) -> ReasoningOptions:
         """Read the mapping."""
-        return ReasoningOptions(load_mapping(args.data) if args.data else None, args.punkt_standin)
+        return options_from(args)
 
     def is_local(self, preset: ReasoningPreset, options: ReasoningOptions) -> bool:
         """Whether the mapping names every task."""
@@ -97,6 +90,7 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
         tokenizer = model_checks.load_tokenizer(job.ref, settings)
         loaded = load_tasks(job.preset, job.options.mapping, job.work)
         model_checks.check_answerable(job.ref, settings, loaded.tasks)
+        check_repeats(job.preset, loaded.tasks, settings)
         template = engines.template_function(job.ref, settings, tokenizer)
         build_requests(loaded, settings, template)
         model_checks.check_vocabulary(rows, tokenizer, _texts(loaded))
@@ -107,7 +101,7 @@ class Reasoning(Suite[ReasoningPreset, ReasoningOptions]):
         space = keyed(namespace(model, settings, versions()), thinking)
         parts = [space, preset_digest(job.preset), requests_digest(loaded), settings.generation, standin]
         key = sha(json.dumps(parts, sort_keys=True))
-        notes = _notes(job, loaded, cut, standin)
+        notes = notes_of(job, loaded, cut, standin)
         return ReasoningPlan(job, model, loaded, template, thinking, notes, key, space, count)
 
 
@@ -152,6 +146,26 @@ class ReasoningPlan:
             ) from error
         return None if raw is None else self._measured(raw, cache)
 
+    def documents(self) -> list[tuple[str, int, str]]:
+        """Task, number and cluster of every document, before any is measured."""
+        found = []
+        for name, group in self.job.preset.tasks().items():
+            docs = self.loaded.tasks[name].eval_docs
+            found += [
+                (name, number, cluster_key(group.cluster, docs[number]))
+                for number in self.loaded.documents(name)
+            ]
+        return found
+
+    def part(self, chosen: Mapping[str, Sequence[int]]) -> "ReasoningPlan":
+        """The plan for some of the documents, under the prompts of the whole."""
+        preset = self.job.preset.selected(list(chosen), None)
+        loaded = self.loaded.part(chosen)
+        key = sha(json.dumps([self.key, {task: list(numbers) for task, numbers in chosen.items()}]))
+        count = sum(len(task.instances) for task in loaded.tasks.values())
+        job = dataclasses.replace(self.job, preset=preset)
+        return dataclasses.replace(self, job=job, loaded=loaded, key=key, requests=count)
+
     def leave(self, folder: Path) -> None:
         """Copy the task definitions."""
         shutil.copytree(self.loaded.folder, folder / "tasks", dirs_exist_ok=True)
@@ -189,17 +203,16 @@ class ReasoningPlan:
         sizes |= {task: len(kept) for task, kept in (self.loaded.samples or {}).items()}
         directions = raw.get("higher_is_better", {})
         scores = task_scores(raw["results"], preset, sizes, self.loaded.versions(), self.notes, directions)
-        scores += group_scores(scores, preset)
+        items = item_records(raw["samples"], preset)
+        items, scores = with_repeats(items, scores, preset, self.loaded.tasks, raw["samples"])
+        scores += [*gold_score_rows(items, scores), *group_scores(scores, preset)]
         notes = list(dict.fromkeys(note for of_task in self.notes.values() for note in of_task))
         if failed:
-            notes.append(
-                f"{failed} requests have no answer (no content, or reasoning that used all tokens): "
-                "run again to ask them again, with more new tokens where it was reasoning"
-            )
+            notes.append(no_answer(failed))
         counts = {name: cache.counts[name] for name in ("reused", "computed", "failed")}
         return Measured(
             scores=tuple(scores),
-            items=item_records(raw["samples"], preset),
+            items=items,
             counts={"items": sum(sizes.values()), "requests": self.requests, **counts},
             settings=recorded(self.job.settings, self.job.ref),
             facts=self.thinking.fact(),
@@ -230,21 +243,3 @@ def _check_environment(job: ReasoningJob) -> bool:
     """Check packages and NLTK data; true when the punkt stand-in is in use."""
     preflight.check_packages(job.preset)
     return preflight.check_punkt(job.preset, job.work / "nltk_standin" if job.options.punkt_standin else None)
-
-
-def _notes(
-    job: ReasoningJob, loaded: LoadedTasks, cut: dict[str, int], standin: bool
-) -> dict[str, list[str]]:
-    notes, changed = {}, json.dumps(job.settings.generation, sort_keys=True)
-    for task, group in job.preset.tasks().items():
-        of_task = []
-        if standin and "punkt" in group.needs:
-            of_task.append(PUNKT_NOTE)
-        if task in loaded.standins:
-            of_task.append("few-shot rows are stand-ins: not comparable with published scores")
-        if job.settings.generation and loaded.tasks[task].get_config("output_type") == "generate_until":
-            of_task.append(f"generation settings changed: {changed}")
-        if cut.get(task):
-            of_task.append(f"{cut[task]} requests cut from the left to fit the context")
-        notes[task] = of_task
-    return notes

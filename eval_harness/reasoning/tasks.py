@@ -1,14 +1,16 @@
 """lm-eval's shipped task definitions, with only data source, shots and GPQA's choice order replaced."""
 
+import copy
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval_harness.errors import UserError, first_line, near
+from eval_harness.errors import UserError, first_line, near, together
 from eval_harness.files.writing import write_text
 from eval_harness.reasoning.data import DataMapping
 from eval_harness.reasoning.prepared import prepare_splits
@@ -22,11 +24,43 @@ class LoadedTasks:
     tasks: dict[str, Any]
     folder: Path
     standins: frozenset[str]
-    samples: dict[str, range] | None
+    samples: dict[str, Sequence[int]] | None
 
     def versions(self) -> dict[str, str]:
         """Task name -> version of its shipped definition."""
         return {name: str(task.VERSION) for name, task in self.tasks.items()}
+
+    def documents(self, task: str) -> Sequence[int]:
+        """Numbers of the documents that are asked, in order."""
+        return (self.samples or {}).get(task) or range(len(self.tasks[task].eval_docs))
+
+    def part(self, chosen: Mapping[str, Sequence[int]]) -> "LoadedTasks":
+        """The same tasks with some of their documents, under the prompts of all.
+
+        Prompts are not built anew: the few-shot sampler draws as documents pass.
+        """
+        tasks = {}
+        for name, documents in chosen.items():
+            place = {number: where for where, number in enumerate(self.documents(name))}
+            # lm-eval counts the documents that it is given from 0.
+            kept = {place[number]: new for new, number in enumerate(documents)}
+            task = copy.copy(self.tasks[name])
+            task._instances = [
+                _asked_anew(instance, kept[instance.doc_id])
+                for instance in self.tasks[name].instances
+                if instance.doc_id in kept
+            ]
+            tasks[name] = task
+        return dataclasses.replace(self, tasks=tasks, samples=dict(chosen))
+
+
+def _asked_anew(instance: Any, doc_id: int) -> Any:
+    return dataclasses.replace(
+        instance,
+        metadata=(instance.task_name, doc_id, instance.repeats),
+        resps=[],
+        filtered_resps={},
+    )
 
 
 def shipped_paths(preset: ReasoningPreset) -> dict[str, Path]:
@@ -59,10 +93,16 @@ def check_data(
 ) -> dict[str, dict[str, Path]]:
     """Check and prepare local data: task -> split -> file; tasks that the mapping lacks stay on the hub."""
     prepared: dict[str, dict[str, Path]] = {}
+    mistakes: list[UserError] = []
     for task, group in preset.tasks().items():
         splits = mapping.splits(task) if mapping else None
         if splits is not None:
-            prepared[task] = prepare_splits(splits, group.columns, task, cache / "data")
+            try:
+                prepared[task] = prepare_splits(splits, group.columns, task, cache / "data")
+            except UserError as error:
+                mistakes.append(error)
+    if mistakes:
+        raise together(mistakes)
     return prepared
 
 
@@ -77,6 +117,8 @@ def definition(task: str, group: TaskGroup, shipped: Path, splits: dict[str, Pat
             "dataset_name: null",
             f"dataset_kwargs: {json.dumps({'data_files': files})}",
         ]
+    if group.repeats > 1:
+        lines.append(f"repeats: {group.repeats}")
     if group.process_docs:
         lines.append(f"process_docs: !function {group.process_docs}")
     return "\n".join(lines) + "\n"
@@ -129,7 +171,7 @@ def _build(folder: Path, names: list[str]) -> dict[str, Any]:
     return tasks
 
 
-def _samples(preset: ReasoningPreset, tasks: dict[str, Any]) -> dict[str, range] | None:
+def _samples(preset: ReasoningPreset, tasks: dict[str, Any]) -> dict[str, Sequence[int]] | None:
     """Per-task item limits in lm-eval's `samples` form: the first n documents."""
     limits = {task: group.limit for task, group in preset.tasks().items() if group.limit is not None}
     sizes = {task: len(tasks[task].eval_docs) for task in limits}
@@ -193,4 +235,8 @@ def requests_digest(loaded: LoadedTasks) -> str:
 
 def preset_digest(preset: ReasoningPreset) -> str:
     """sha256 of a preset's content."""
-    return hashlib.sha256(json.dumps(preset.model_dump(), sort_keys=True).encode()).hexdigest()
+    content = preset.model_dump()
+    for group in content["groups"]:
+        if group["repeats"] == 1:  # as before there were any: finished runs are found again
+            del group["repeats"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

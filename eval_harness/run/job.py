@@ -1,10 +1,10 @@
 """What the runner hands to a suite and what it gets back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.reference import ModelRef
@@ -92,3 +92,14 @@ class Plan(Protocol):
 
     def leave(self, folder: Path) -> None:
         """Write what belongs beside the result, where anything does."""
+
+
+@runtime_checkable
+class Divisible(Plan, Protocol):
+    """A plan whose documents are known before they are measured, and which can be carried out in parts."""
+
+    def documents(self) -> list[tuple[str, int, str]]:
+        """Task, number and cluster of every document."""
+
+    def part(self, chosen: Mapping[str, Sequence[int]]) -> Plan:
+        """The plan for these documents of these tasks, asked as in the whole: answers share the store."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError
+from eval_harness.files.places import check_folder, held
 from eval_harness.models.engine_options import check_options
 from eval_harness.models.reference import ModelRef
 from eval_harness.models.settings import Settings, environment, versions
@@ -67,7 +68,7 @@ def load_suite_preset(suite: str, name: str = "") -> Preset:
 
 
 @contextmanager
-def _workplace(cache: Path | None) -> Iterator[Path]:
+def workplace(cache: Path | None) -> Iterator[Path]:
     """The cache folder, or a temporary one where nothing is to be kept."""
     if cache is not None:
         yield cache
@@ -91,19 +92,29 @@ def run(request: Request) -> list[SuiteResult]:
     out = request.out
     if out is None:
         raise UserError("no output folder", expected="--out DIR")
-    with _workplace(request.cache) as work:
-        plans = _plans(request, out, work)
+    check_folder(out, "--out")
+    if request.cache is not None:
+        check_folder(request.cache, "--cache")
+    with workplace(request.cache) as work:
+        plans = plans_of(request, out, work)
         for folder, plan in plans:
-            _check_free(folder, plan.key, request.overwrite)
-        results = []
-        for folder, plan in plans:
-            done = execute(plan)
-            if done is None:  # another rank writes
-                continue
-            write_run(folder, *done)
-            plan.leave(folder)
-            results.append(done[0])
-        return results
+            check_free(folder, plan.key, request.overwrite)
+        with held(out):
+            return _measure(plans, request.overwrite)
+
+
+def _measure(plans: list[tuple[Path, Plan]], overwrite: bool) -> list[SuiteResult]:
+    """Measure every plan and write it into its folder, which no other run writes to."""
+    results = []
+    for folder, plan in plans:
+        check_free(folder, plan.key, overwrite)  # a run that held the folder may have finished
+        done = execute(plan)
+        if done is None:  # another rank writes
+            continue
+        write_run(folder, *done)
+        plan.leave(folder)
+        results.append(done[0])
+    return results
 
 
 def execute(plan: Plan) -> tuple[SuiteResult, list[ItemRecord]] | None:
@@ -116,13 +127,14 @@ def execute(plan: Plan) -> tuple[SuiteResult, list[ItemRecord]] | None:
         measured = plan.measure(store)
     if measured is None:
         return None
-    result = _result(plan, measured, started, time.monotonic() - clock)
+    result = result_of(plan, measured, started, time.monotonic() - clock)
     if kept is not None and measured.complete:
         write_run(kept, result, measured.items)
     return result, measured.items
 
 
-def _result(plan: Plan, measured: Measured, started: str, seconds: float) -> SuiteResult:
+def result_of(plan: Plan, measured: Measured, started: str, seconds: float) -> SuiteResult:
+    """A suite's findings with what all runs have in common."""
     preset, settings = plan.job.preset, plan.job.settings
     return SuiteResult(
         suite=preset.suite,
@@ -147,7 +159,8 @@ def _result(plan: Plan, measured: Measured, started: str, seconds: float) -> Sui
     )
 
 
-def _plans(request: Request, out: Path, work: Path) -> list[tuple[Path, Plan]]:
+def plans_of(request: Request, out: Path, work: Path) -> list[tuple[Path, Plan]]:
+    """Folder and plan of each model and suite, baseline first. Raises UserError: see `run`."""
     plans: list[tuple[Path, Plan]] = []
     check_options(request.settings, [ref for ref in (request.baseline, request.model) if ref])
     models: list[tuple[Role, ModelRef | None]] = [(BASELINE, request.baseline)] if request.baseline else []
@@ -167,7 +180,7 @@ def _job(request: Request, preset: Preset, ref: ModelRef, role: Role, work: Path
     return Job(preset, options, ref, request.settings, work, request.cache, role, opponent)
 
 
-def _check_free(folder: Path, key: str, overwrite: bool) -> None:
+def check_free(folder: Path, key: str, overwrite: bool) -> None:
     """Raise UserError where the folder holds another run's result."""
     if not overwrite and is_finished(folder) and read_result(folder).key != key:
         raise UserError(
@@ -185,12 +198,15 @@ def validate(request: Request) -> list[str]:
       One line per suite on what would be run.
     """
     lines = []
-    with _workplace(request.cache) as work:
+    for place, option in ((request.out, "--out"), (request.cache, "--cache")):
+        if place is not None:
+            check_folder(place, option)
+    with workplace(request.cache) as work:
         for preset in request.presets:
             if request.model is None:
                 job = _job(request, preset, ModelRef("hf"), CANDIDATE, work)
                 lines.append(get(preset.suite).describe(job))
                 continue
             one = dataclasses.replace(request, presets=(preset,))
-            lines += [plan.line() for _, plan in _plans(one, Path("unused"), work)]
+            lines += [plan.line() for _, plan in plans_of(one, Path("unused"), work)]
     return lines

@@ -1,8 +1,9 @@
-"""Whether a judge's answers depend on the texts at all, from its answers in both orders."""
+"""Whether a judge's answers depend on the texts at all: from both orders of a pair, from control ratings."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 _DRAWS = 2000
 _AT_ONCE = 1 << 22  # numbers of one block of draws
@@ -41,3 +42,16 @@ def chance_of_no_information(first: Sequence[float], second: Sequence[float], se
         hits += int((np.square(dealt[:, :count] - dealt[:, count:]).sum(1) >= seen).sum())
         left -= block
     return (1 + hits) / (1 + _DRAWS)
+
+
+def chance_of_no_preference(higher: int, lower: int) -> float:
+    """p-value of the hypothesis that a rating does not rise when the document is the summary's own.
+
+    Args:
+      higher: summaries rated higher against their own document than against another.
+      lower: those rated lower; ties say nothing and are left out.
+
+    Returns:
+      P(Binomial(higher + lower, 1/2) >= higher), the exact one-sided sign test; 1 without any.
+    """
+    return float(stats.binom.sf(higher - 1, higher + lower, 0.5))

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from scipy import stats
-
-from eval_harness.stats.clustered import Floats, clustered_mean, clusters_of
-from eval_harness.stats.power import POWER
+if TYPE_CHECKING:  # numpy and scipy are imported only by what computes
+    from eval_harness.stats.clustered import Floats
 
 
-def probability_per_byte(log_likelihood: Floats, size: Floats) -> Floats:
+GOLD = ("gold_per_byte,none", "gold_share,none")
+
+
+def probability_per_byte(log_likelihood: "Floats", size: "Floats") -> "Floats":
     """Geometric mean of the probability per byte, in (0, 1]: a score that the gate takes.
 
     Equation: exp(log-likelihood / bytes). It moves with every answer where accuracy moves with few, and
@@ -23,6 +24,8 @@ def probability_per_byte(log_likelihood: Floats, size: Floats) -> Floats:
     Raises:
       ValueError: a positive or unreal log-likelihood, a size below 1, or lengths that differ.
     """
+    import numpy as np
+
     if log_likelihood.shape != size.shape or not log_likelihood.size:
         raise ValueError(f"got {log_likelihood.shape} log-likelihoods and {size.shape} sizes")
     if not bool((log_likelihood <= 0).all()) or not bool((size >= 1).all()):
@@ -30,7 +33,7 @@ def probability_per_byte(log_likelihood: Floats, size: Floats) -> Floats:
     return np.asarray(np.exp(log_likelihood / size), dtype=np.float64)
 
 
-def items_to_detect(differences: Floats, clusters: Sequence[Hashable], alpha: float) -> int:
+def items_to_detect(differences: "Floats", clusters: Sequence[Hashable], alpha: float) -> int:
     """Items at which a change as large as the measured one is seen with probability 0.8; free of units.
 
     Equation: n ((z_{1-alpha} + z_power) SE / mean)^2, so accuracy and log-likelihood of the same two runs
@@ -44,6 +47,11 @@ def items_to_detect(differences: Floats, clusters: Sequence[Hashable], alpha: fl
     Raises:
       ValueError: no difference on average, or a single cluster.
     """
+    from scipy import stats
+
+    from eval_harness.stats.clustered import clustered_mean, clusters_of
+    from eval_harness.stats.power import POWER
+
     estimate = clustered_mean(differences, clusters_of(clusters))
     if estimate.mean == 0 or math.isnan(estimate.stderr):
         raise ValueError(
@@ -51,3 +59,41 @@ def items_to_detect(differences: Floats, clusters: Sequence[Hashable], alpha: fl
         )
     reach = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER))
     return max(1, math.ceil(len(differences) * (reach * estimate.stderr / estimate.mean) ** 2))
+
+
+def gold_scores(outputs: Sequence[Any], choices: Sequence[str], target: Any) -> dict[str, float]:
+    """Graded scores of the gold answer among choices; none where outputs and target do not name one.
+
+    `gold_per_byte,none` is its probability per byte (`probability_per_byte`), `gold_share,none` the one among
+    the choices: exp(l_gold) / sum_c exp(l_c).
+
+    Args:
+      outputs: [log-probability in nats, is greedy] of each choice.
+      choices: texts scored.
+      target: index of the gold answer, or its text.
+    """
+    import numpy as np
+
+    values = [output[0] for output in outputs if isinstance(output, list | tuple) and output]
+    if len(values) != len(choices) or not all(isinstance(v, float) and v <= 0 for v in values):
+        return {}
+    gold = _gold(choices, target)
+    if gold is None or not choices[gold]:
+        return {}
+    logs = np.asarray(values, dtype=np.float64)
+    size = np.array([len(choices[gold].encode("utf-8"))], dtype=np.float64)
+    share = np.exp(logs[gold] - logs.max()) / np.exp(logs - logs.max()).sum()
+    return dict(
+        zip(GOLD, (float(probability_per_byte(logs[gold : gold + 1], size)[0]), float(share)), strict=True)
+    )
+
+
+def _gold(choices: Sequence[str], target: Any) -> int | None:
+    """Which choice is meant: its index, also one written as text, or its own text; None where both fit."""
+    meant = set()
+    if isinstance(target, str):
+        texts = [choice.strip() for choice in choices]
+        meant |= {texts.index(target.strip())} if texts.count(target.strip()) == 1 else set()
+    if isinstance(target, int) or (isinstance(target, str) and target.strip().isdecimal()):
+        meant |= {int(target)} if 0 <= int(target) < len(choices) else set()
+    return meant.pop() if len(meant) == 1 else None

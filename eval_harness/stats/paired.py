@@ -24,6 +24,7 @@ MCNEMAR = "exact McNemar"
 SIGN_FLIP = "exact sign flip by cluster"
 TILTING = "nonparametric tilting"
 NO_TEST = "none: a single cluster"
+BETTING = "betting, valid at every look"  # stats.sequential
 
 
 @dataclass(frozen=True)

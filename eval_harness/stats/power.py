@@ -97,12 +97,19 @@ def _fewest(enough: Callable[[int], bool]) -> int:
 
 
 def margin_for_power(
-    items: float, discordance: float, alpha: float, effect: float = 1.0, graded: bool = False
+    items: float,
+    discordance: float,
+    alpha: float,
+    effect: float = 1.0,
+    graded: bool = False,
+    repeats: int = 1,
+    correlation: float = 1.0,
 ) -> float:
     """Smallest margin, to a thousandth, at which `keep_power` reaches 0.8; 1 where none does."""
     for thousandths in range(1, 1000):
-        if keep_power(items, discordance, thousandths / 1000, alpha, effect, graded) >= POWER:
-            return thousandths / 1000
+        margin = thousandths / 1000
+        if keep_power(items, discordance, margin, alpha, effect, graded, repeats, correlation) >= POWER:
+            return margin
     return 1.0
 
 

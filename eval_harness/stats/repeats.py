@@ -52,11 +52,20 @@ def pass_at_k(
       ValueError: another number of items, fewer samples than k, a score that is neither 0 nor 1.
     """
     _check(candidate, baseline, None)
-    sides = [[_unbiased(scores, k) for scores in side] for side in (candidate, baseline)]
+    sides = [[unbiased_pass(scores, k) for scores in side] for side in (candidate, baseline)]
     return Observations(sides[0], sides[1], list(range(len(candidate))))
 
 
-def _unbiased(scores: Sequence[float], k: int) -> float:
+def pass_metrics(scores: Sequence[float]) -> dict[int, float]:
+    """pass@j of an item's k samples for j = 2, 4, 8, ... and k; none where one is not right or wrong."""
+    k = len(scores)
+    if k < 2 or any(score not in (0, 1) for score in scores):
+        return {}
+    steps = sorted({*(2**power for power in range(1, k.bit_length()) if 2**power <= k), k})
+    return {j: unbiased_pass(scores, j) for j in steps}
+
+
+def unbiased_pass(scores: Sequence[float], k: int) -> float:
     """1 - C(n - c, k) / C(n, k) for c right of n.
 
     Source: Chen et al. 2021, arXiv 2107.03374, equation 1.

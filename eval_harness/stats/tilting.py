@@ -41,6 +41,7 @@ from eval_harness.stats.clustered import Clusters, Codes, Floats, Inference, eff
 _GRID = 8192  # points of the discretised sum
 _SMALLEST = 1e-14  # of a p: the transform's own rounding
 _EDGE = 1e-9
+_ROUNDING = 1e-12  # of a mean: a distance below it is none, and too small for the transform's grid
 _TIE = 0.015  # standard deviations within which the rounded sum counts as equal to the observed one
 
 
@@ -153,7 +154,7 @@ def p_above(sample: Rates, fall: float, delta: float) -> float:
       fall: how far an item that was not seen may fall, in (0, 1].
       delta: in (-1, 1).
     """
-    if sample.mean - delta <= 0:
+    if sample.mean - delta <= _ROUNDING:
         return 1.0
     if fall + delta <= 0:  # no population of such items drops so far
         return _SMALLEST

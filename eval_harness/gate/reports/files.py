@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval_harness.errors import UserError
 from eval_harness.files.texts import json_text
-from eval_harness.files.writing import write_text
+from eval_harness.files.writing import write_texts
 from eval_harness.gate.reports import html, junit, markdown
 from eval_harness.gate.verdicts import Decision, parse_decision
 
@@ -23,15 +23,8 @@ def render_all(decision: Decision) -> dict[str, str]:
 
 
 def write_reports(folder: Path, decision: Decision) -> Path:
-    """Write all four files; return the page. Raises UserError: the folder cannot be written."""
-    try:
-        for name, text in render_all(decision).items():
-            # A lone surrogate, which a model's output may hold, is no UTF-8.
-            write_text(folder / name, text.encode("utf-8", "backslashreplace").decode("utf-8"))
-    except OSError as error:
-        raise UserError(
-            "the report cannot be written", got=f"{folder}: {error.strerror}", remedy="--report DIR"
-        ) from error
+    """Write all four files; return the page. Raises UserError: they cannot be written; none is then."""
+    write_texts({folder / name: text for name, text in render_all(decision).items()})
     return folder / PAGE
 
 

@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
+from eval_harness.files.texts import printable
 from eval_harness.gate.verdicts import KEPT, REGRESSED, Decision, Verdict
 
-_WIDTH, _LABELS, _RIGHT, _ROW, _TOP = 860, 250, 110, 30, 34
+# Names stand above their bars, so that the plot is readable at the width of a telephone.
+_WIDTH, _SIDE, _ROW, _TOP = 420, 22, 46, 34
+_NAME = 40  # characters
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -29,7 +32,7 @@ def forest(decision: Decision) -> Markup:
     low, high = low - pad, high + pad
 
     def x(value: float) -> float:
-        return round(_LABELS + (value - low) / (high - low) * (_WIDTH - _LABELS - _RIGHT), 1)
+        return round(_SIDE + (value - low) / (high - low) * (_WIDTH - 2 * _SIDE), 1)
 
     bottom = _TOP + _ROW * len(decision.gates)
     parts = [
@@ -43,7 +46,7 @@ def forest(decision: Decision) -> Markup:
         Markup('<line class="zero" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(x(0), _TOP - 8, bottom)
     )
     for number, gate in enumerate(decision.gates):
-        parts.append(_row(gate, _TOP + _ROW * number + _ROW // 2, x))
+        parts.append(_row(gate, _TOP + _ROW * number + 30, x))
     title = "Difference, candidate minus baseline, with its interval, per gate"
     head = Markup('<svg class="forest" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
         _WIDTH, bottom + 8, title
@@ -52,7 +55,8 @@ def forest(decision: Decision) -> Markup:
 
 
 def _row(gate: Verdict, y: int, at: Callable[[float], float]) -> Markup:
-    name = gate.name if len(gate.name) <= 28 else gate.name[:27] + "…"
+    shown = printable(gate.name)
+    name = shown if len(shown) <= _NAME else shown[: _NAME - 1] + "…"
     low, high, centre = at(gate.paired.low), at(gate.paired.high), at(gate.paired.difference)
     marks = {
         KEPT: Markup('<circle cx="{0}" cy="{1}" r="5.5"/>').format(centre, y),
@@ -60,9 +64,7 @@ def _row(gate: Verdict, y: int, at: Callable[[float], float]) -> Markup:
     }
     diamond = Markup('<path d="M{0} {1}l6.5 6.5l-6.5 6.5l-6.5 -6.5z"/>').format(centre, y - 6.5)
     return (
-        Markup('<text class="name" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            _LABELS - 14, y + 4, name
-        )
+        Markup('<text class="name" x="0" y="{}">{}</text>').format(y - 16, name)
         + Markup('<line class="margin" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
             at(-gate.margin), y - 11, y + 11
         )
@@ -70,7 +72,7 @@ def _row(gate: Verdict, y: int, at: Callable[[float], float]) -> Markup:
             gate.verdict.lower(), low, high, y, y
         )
         + marks.get(gate.verdict, diamond)
-        + Markup('<text class="word" x="{}" y="{}">{}</text></g>').format(
-            _WIDTH - _RIGHT + 12, y + 4, gate.verdict
+        + Markup('<text class="word" x="{}" y="{}" text-anchor="end">{}</text></g>').format(
+            _WIDTH, y - 16, gate.verdict
         )
     )

@@ -3,9 +3,11 @@
 import re
 import xml.etree.ElementTree as ET
 
+from eval_harness.files.texts import clipped, printable
 from eval_harness.gate.reports import wording
 from eval_harness.gate.verdicts import REGRESSED, UNDECIDED, Decision, Verdict
 
+_LONGEST = 10_000  # characters of one text
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -44,5 +46,5 @@ def _outcome(gate: Verdict, decision: Decision) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text without the characters that XML 1.0 cannot hold."""
-    return _NOT_XML.sub("\ufffd", text)
+    """Text without the characters that XML 1.0 cannot hold, those that are obeyed and not shown escaped."""
+    return _NOT_XML.sub("\ufffd", printable(clipped(text, _LONGEST)))

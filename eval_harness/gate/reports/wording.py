@@ -5,6 +5,7 @@ from typing import Any
 
 from eval_harness.files.tables import text_table
 from eval_harness.gate.verdicts import KEPT, REGRESSED, UNDECIDED, Decision, Flip, Verdict
+from eval_harness.stats.paired import BETTING
 
 MEANING = {
     KEPT: "a drop as large as the margin is excluded",
@@ -38,6 +39,12 @@ def headline(decision: Decision) -> str:
     return f"{len(deciding)} of {len(blocking)} blocking gates {what}: {shown}."
 
 
+def by_urgency(decision: Decision) -> list[Verdict]:
+    """Gates as a short report shows them: what decides first, in the order of the file where equal."""
+    order = (REGRESSED, UNDECIDED, KEPT)
+    return sorted(decision.gates, key=lambda gate: (not gate.blocking, order.index(gate.verdict)))
+
+
 def level(decision: Decision) -> str:
     """Name of the interval, both of whose ends hold with error alpha: alpha 0.05 gives `90 % interval`."""
     return f"{100 * (1 - 2 * decision.alpha):g} % interval"
@@ -68,7 +75,7 @@ def remarks(gate: Verdict) -> list[str]:
     texts = []
     if gate.needed is not None:
         texts.append(f"about {gate.needed} items would decide it, {gate.needed - gate.items} more")
-    elif gate.verdict == UNDECIDED:
+    elif gate.verdict == UNDECIDED and gate.paired.method != BETTING:
         texts.append("more items of the same kind would not decide it")
     if not gate.blocking:
         texts.append("not blocking")
@@ -78,14 +85,15 @@ def remarks(gate: Verdict) -> list[str]:
 def rows(decision: Decision) -> list[tuple[str, ...]]:
     """Head and one row per gate, for every table of a decision."""
     head = ("gate", "verdict", "difference", level(decision), "margin", "baseline", "candidate", "items")
-    body = [
-        (
-            *(gate.name, gate.verdict, f"{gate.paired.difference:+.3f}", interval(gate), f"{gate.margin:g}"),
-            *(f"{gate.paired.baseline:.3f}", f"{gate.paired.candidate:.3f}", items(gate)),
-        )
-        for gate in decision.gates
-    ]
-    return [head, *body]
+    return [head, *map(row, decision.gates)]
+
+
+def row(gate: Verdict) -> tuple[str, ...]:
+    """One gate's row of a table."""
+    return (
+        *(gate.name, gate.verdict, f"{gate.paired.difference:+.3f}", interval(gate), f"{gate.margin:g}"),
+        *(f"{gate.paired.baseline:.3f}", f"{gate.paired.candidate:.3f}", items(gate)),
+    )
 
 
 def table(decision: Decision) -> str:
@@ -123,6 +131,19 @@ def side_by_side(flip: Flip) -> list[tuple[list[Any] | None, list[Any] | None]]:
 def evidence(shown: list[Any] | None) -> str:
     """A summary sentence, its score and the document's nearest sentence, in one line."""
     return "" if shown is None else f"{shown[2]:.3f}  {shown[1]}  (document: {shown[0]})"
+
+
+def orders(flip: Flip) -> list[tuple[str, str]]:
+    """What the judge said in either order; empty without a judge."""
+    places = ("candidate's text first", "baseline's text first")
+    return [(place, _preferred(share)) for place, share in zip(places, flip.orders, strict=False)]
+
+
+def _preferred(share: float | None) -> str:
+    if share is None:
+        return "no judgement"
+    who = "a tie" if share == 0.5 else "prefers the candidate" if share > 0.5 else "prefers the baseline"
+    return f"{who} (share of the candidate {share:g})"
 
 
 def answer(flip: Flip, outputs: list[Any]) -> str:
