@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.text.sentences import split_sentences
-from eval_harness.faithfulness.text.words import nearest
+from eval_harness.faithfulness.text.words import nearest, says_nothing
 from eval_harness.files.configs import Config
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -46,7 +46,7 @@ class Metric:
 
     `per_summary` False: one number for all summaries of a document. Values lie in [`low`, 1]. `threshold` is
     the published or natural border of "faithful", None where there is none. `main` marks what gates and
-    meta-evaluation look at first; the others describe.
+    meta-evaluation look at first; the others describe. `judged`: a judge gives it, or gives none.
     """
 
     name: str
@@ -55,18 +55,21 @@ class Metric:
     higher_is_better: bool = True
     threshold: float | None = None
     main: bool = True
+    judged: bool = False
 
 
 @dataclass(frozen=True)
 class ScoredExample:
     """A case's numbers.
 
-    `values` maps a metric to one number per summary, or to a single one where the metric is of the set;
-    `evidence` holds per summary its worst sentences first, empty where a scorer has none.
+    `values` maps a metric to one number per summary, or to a single one where the metric is of the set; None
+    where no judge has given one. `evidence` holds per summary its worst sentences first, empty where a scorer
+    has none. `failed` counts the questions that got no answer, which are asked again.
     """
 
-    values: dict[str, tuple[float, ...]]
+    values: dict[str, tuple[float | None, ...]]
     evidence: tuple[tuple[Evidence, ...], ...] = ()
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,9 @@ class Scorer(Config, ABC):
     def check(self) -> None:
         """Raise UserError for anything that would fail later: an option, a package, a model not at hand."""
 
+    def check_case(self, case: Example) -> None:
+        """Raise UserError for a document or a reference that the scorer cannot read."""
+
     def models(self) -> dict[str, str]:
         """Content hashes of the models used: what, besides the options, makes two scores comparable."""
         return {}
@@ -108,6 +114,14 @@ class Scorer(Config, ABC):
     def wants_reference(self) -> bool:
         """Whether every case needs a reference."""
         return False
+
+    def unjudged_limit(self) -> float | None:
+        """Share of its numbers that may be missing in a comparison, None where every summary gets one."""
+        return None
+
+    def control_questions(self) -> int | None:
+        """How many summaries are also rated against another document, None where no judge is to be tested."""
+        return None
 
     @abstractmethod
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
@@ -122,7 +136,8 @@ def checked_cases(scorer: Scorer, cases: Sequence[Example]) -> Sequence[Example]
     """Return the cases.
 
     Raises:
-      UserError: none, an empty document, no summary, too few summaries for the scorer, a missing reference.
+      UserError: none, an empty document, no summary, too few summaries for the scorer, a missing reference, a
+        text that the scorer cannot read.
     """
     if not cases:
         raise UserError(f"scorer {scorer.name}", got="no documents", expected="at least one")
@@ -148,6 +163,7 @@ def checked_cases(scorer: Scorer, cases: Sequence[Example]) -> Sequence[Example]
                 expected="a field `reference`",
                 remedy="add references, or score against the document: option against=document",
             )
+        scorer.check_case(case)
     return cases
 
 
@@ -179,7 +195,8 @@ def supported_share(
       parts: a summary's sentences -> per sentence, for each of its parts, whether the document supports it.
 
     Returns:
-      Supported parts over parts per summary: 1 without any part, 0 for an empty summary, which is none.
+      Supported parts over parts per summary: 1 without any part, 0 for a summary that shares no word of
+      content with the document, so an empty one too: it says nothing that could be true.
     """
     document = split_sentences(case.document)
     values, evidence = [], []
@@ -187,7 +204,7 @@ def supported_share(
         sentences = split_sentences(summary)
         supported = parts(sentences)
         total, good = sum(map(len, supported)), sum(map(sum, supported))
-        values.append(0.0 if not sentences else good / total if total else 1.0)
+        values.append(0.0 if says_nothing(summary, case.document) else good / total if total else 1.0)
         bad = [
             Evidence(nearest(sentence, document), sentence, sum(of_sentence) / len(of_sentence))
             for sentence, of_sentence in zip(sentences, supported, strict=True)

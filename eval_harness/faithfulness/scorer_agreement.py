@@ -74,8 +74,9 @@ def _file(
     table = []
     for part, picked in parts.items():
         for metric in scorer.metrics:
-            values = [graded[i].values[metric.name][0] for i in picked]
-            agreement = _agreement(metric, values, [rows[i] for i in picked], seed, draws)
+            given = [(graded[i].values[metric.name][0], rows[i]) for i in picked]
+            rated = [(value, row) for value, row in given if value is not None]
+            agreement = _agreement(metric, [v for v, _ in rated], [r for _, r in rated], seed, draws)
             table.append(Row(part, metric.name, options, agreement))
     return table
 

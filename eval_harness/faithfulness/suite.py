@@ -3,14 +3,13 @@
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.documents import Document, read_documents
-from eval_harness.faithfulness.examples import Example, ScoredExample, Scorer, checked_cases
+from eval_harness.faithfulness.examples import Example, Scorer, checked_cases
 from eval_harness.faithfulness.options import (
     FaithfulnessOptions,
     add_scorer_flags,
@@ -19,9 +18,11 @@ from eval_harness.faithfulness.options import (
 )
 from eval_harness.faithfulness.preset import SLOT, SummaryPreset, as_floats, task_name
 from eval_harness.faithfulness.registry import ScorerSpec, digest
+from eval_harness.faithfulness.scoring import control_cases, score_all
+from eval_harness.faithfulness.text.words import says_nothing
 from eval_harness.files.writing import check_space
 from eval_harness.models import engines
-from eval_harness.models.answer_store import AnswerStore, entry_key
+from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.engine_options import recorded
 from eval_harness.models.generation import Generation, Sampling, generate, plan_generation
 from eval_harness.models.identity import sha
@@ -30,12 +31,10 @@ from eval_harness.models.thinking import keyed
 from eval_harness.run.job import Job, Measured
 from eval_harness.run.preset import read_sampling
 from eval_harness.run.registry import Suite, register_suite
-from eval_harness.types import ModelIdentity, parse
+from eval_harness.types import ModelIdentity
 
 _FREE_AT_LEAST = 64 << 20
 _BYTES_PER_SUMMARY = 16384  # text, record and evidence, generously
-_AT_ONCE = 64  # documents scored before their scores are on disk
-_VERSION = "1"  # of what a stored score depends on
 
 FaithfulnessJob = Job[SummaryPreset, FaithfulnessOptions]
 
@@ -108,7 +107,9 @@ class FaithfulnessPlan:
     def line(self) -> str:
         """What would be run and what it takes."""
         preset, drawn = self.job.preset, self.sampling
-        costs = [f"{s.name} {cost}" for s in self.scorers if (cost := s.cost(self.imagined()))]
+        cases = self.imagined()
+        asked = {s.name: [*cases, *control_cases(s, cases, self.sampling.seed)] for s in self.scorers}
+        costs = [f"{s.name} {cost}" for s in self.scorers if (cost := s.cost(asked[s.name]))]
         scoring = f"; if summaries have three sentences: {'; '.join(costs)}" if costs else ""
         return (
             f"{preset.suite}:{preset.name} ok: {len(self.documents)} documents, temperatures "
@@ -128,18 +129,19 @@ class FaithfulnessPlan:
 
     def measure(self, store: AnswerStore) -> Measured:
         """Draw summaries, score them, make items and scores."""
-        from eval_harness.faithfulness.results import Scored, item_records, scores_of
+        from eval_harness.faithfulness.results import item_records, judge_notes, scores_of
 
         counts: dict[str, int] = {}
         cases = self._draw(store, counts)
         scored = [
-            Scored(
-                scorer, mark, {task: _score(scorer, mark, of_task, store) for task, of_task in cases.items()}
-            )
+            score_all(scorer, mark, cases, store, self.sampling.seed)
             for scorer, mark in zip(self.scorers, self.digests, strict=True)
         ]
         items = {task: item_records(task, of_task, self.prompts, scored) for task, of_task in cases.items()}
         scores = [score for task, of_task in items.items() for score in scores_of(task, of_task, scored)]
+        graded = [example for one in scored for of_task in one.graded.values() for example in of_task]
+        failed = sum(example.failed for example in graded) + sum(one.failed for one in scored)
+        limits = [limit for s in self.scorers if (limit := s.unjudged_limit()) is not None]
         return Measured(
             scores=tuple(scores),
             items=[item for of_task in items.values() for item in of_task],
@@ -149,15 +151,17 @@ class FaithfulnessPlan:
                 "reused": counts.get("reused", 0),
                 "computed": counts.get("computed", 0),
                 "failed": counts.get("failed", 0),
+                "judge_failed": failed,
             },
             settings={
                 **recorded(self.job.settings, self.job.ref),
                 "generation": {**dataclasses.asdict(self.sampling), "prompt": self.job.preset.prompt},
             },
             seeds={"sampling": self.sampling.seed},
-            notes=tuple(self._notes(cases)),
+            notes=(*self._notes(cases), *judge_notes(scored)),
             facts=self.generation.thinking.fact(),
-            complete=not counts.get("failed"),
+            max_unjudged=min(limits, default=None),
+            complete=not counts.get("failed") and not failed,
         )
 
     def leave(self, folder: Path) -> None:
@@ -177,10 +181,14 @@ class FaithfulnessPlan:
         }
 
     def _notes(self, cases: dict[str, list[Example]]) -> list[str]:
-        summaries = [text for of_task in cases.values() for case in of_task for text in case.summaries]
+        summaries = [(text, case.document) for of in cases.values() for case in of for text in case.summaries]
         notes = []
-        if empty := sum(not text for text in summaries):
+        if empty := sum(not text for text, _ in summaries):
             notes.append(f"{empty} of {len(summaries)} summaries are empty")
+        if silent := sum(bool(text) and says_nothing(text, document) for text, document in summaries):
+            notes.append(
+                f"{silent} of {len(summaries)} summaries share no word of content with their document"
+            )
         if self.generation.cut:
             notes.append(f"{self.generation.cut} prompts cut from the left to fit the context")
         return notes
@@ -209,21 +217,3 @@ def _check_scorers(scorers: Sequence[Scorer], documents: Sequence[Document], sam
     names = [metric.name for scorer in scorers for metric in scorer.metrics]
     if len(set(names)) < len(names):
         raise UserError("scorers", got=", ".join(names), expected="every metric once")
-
-
-def _score(scorer: Scorer, mark: str, cases: list[Example], store: AnswerStore) -> list[ScoredExample]:
-    """Score; of scorers with a model every finished piece is stored, and read again."""
-    if not scorer.models():
-        return scorer.score(cases)
-    keys = [entry_key(mark, "score", _VERSION, "case", [c.document, c.summaries, c.reference]) for c in cases]
-    scored = {key: parse(ScoredExample, value) for key, value in store.read(keys).items()}
-    todo = {key: case for key, case in zip(keys, cases, strict=True) if key not in scored}
-    if todo and (cost := scorer.cost(list(todo.values()))):
-        print(f"scoring with {scorer.name}: {cost}", file=sys.stderr, flush=True)
-    waiting = list(todo.items())
-    for start in range(0, len(waiting), _AT_ONCE):
-        part = dict(waiting[start : start + _AT_ONCE])
-        new = dict(zip(part, scorer.score(list(part.values())), strict=True))
-        store.write({key: dataclasses.asdict(example) for key, example in new.items()})
-        scored |= new
-    return [scored[key] for key in keys]

@@ -4,11 +4,11 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import regex
 from pydantic import model_validator
 
 from eval_harness.errors import UserError, first_line
@@ -16,7 +16,7 @@ from eval_harness.files.configs import Text, read_yaml
 from eval_harness.judges.registry import register_judge
 from eval_harness.judges.types import FAILED, UNPARSABLE, Answer, Judge, Question
 
-_WORD = re.compile(r"[\w'-]+")
+_WORD = regex.compile(r"[\w\p{M}'-]+")  # \w alone cuts Hindi words at their vowel signs
 
 
 def compared(first: float, second: float) -> float:

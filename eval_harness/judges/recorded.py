@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -30,7 +31,8 @@ class RecordedJudge(Judge):
 
     They were made in one order; the answer to the other order is the same judgement read the other way
     round, so no position bias can be seen. Where the file leaves output_1 out, prompt and output_2 identify
-    a judgement.
+    a judgement. Several annotators of one pair count alike: their mean is the answer, without those who gave
+    no preference.
     """
 
     file: Text
@@ -39,7 +41,11 @@ class RecordedJudge(Judge):
     @functools.cached_property
     def shares(self) -> dict[tuple[str, str | None, str], float | None]:
         """Share of the win that goes to output_2, by prompt, output_1 and output_2."""
-        return {(a.prompt, a.first, a.second): a.share for a in read_annotations(Path(self.file))}
+        given: dict[tuple[str, str | None, str], list[float]] = {}
+        for one in read_annotations(Path(self.file)):
+            shares = given.setdefault((one.prompt, one.first, one.second), [])
+            shares += [] if one.share is None else [one.share]
+        return {key: math.fsum(shares) / len(shares) if shares else None for key, shares in given.items()}
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -53,7 +59,12 @@ class RecordedJudge(Judge):
 
     def settings(self) -> dict[str, Any]:
         """The file's content."""
-        return {"judge": "recorded", "content": hashlib.sha256(Path(self.file).read_bytes()).hexdigest()}
+        # Version 2: of several annotators the last row counted alone in the first.
+        return {
+            "judge": "recorded",
+            "version": 2,
+            "content": hashlib.sha256(Path(self.file).read_bytes()).hexdigest(),
+        }
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Look every question up."""

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from eval_harness.models.settings import Settings
 
 # vllm schedules its own batches and answers when all are done: pieces bound what a kill can lose.
 _PIECE = {"hf": 0, "vllm": 512, "endpoint": 0}
+_SHELF: ContextVar[dict[str, Any] | None] = ContextVar("shelf", default=None)
 
 
 def resolve_device(name: str) -> str:
@@ -68,8 +70,24 @@ def load_engine(ref: ModelRef, settings: Settings) -> Any:
     """Load the model. Raises UserError where its files do not make a model."""
     kind = engine_kind(ref, settings)
     build = {"hf": _hf, "vllm": _vllm, "endpoint": _endpoint}[kind]
+    key, shelf = repr((ref, settings)), _SHELF.get()
+    if shelf is not None and key in shelf:
+        return shelf[key]
     with loading():
-        return build(ref, settings)
+        engine = build(ref, settings)
+    if shelf is not None:
+        shelf[key] = engine
+    return engine
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """While open, a model that was loaded stays loaded, and is not loaded a second time."""
+    token = _SHELF.set({})
+    try:
+        yield
+    finally:
+        _SHELF.reset(token)
 
 
 @contextmanager

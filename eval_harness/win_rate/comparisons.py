@@ -43,6 +43,12 @@ class Judgement:
     statuses: tuple[Status, Status]
 
     @property
+    def of_candidate(self) -> tuple[float | None, float | None]:
+        """The share that each order gave to the candidate."""
+        first, second = self.orders
+        return first, None if second is None else 1 - second
+
+    @property
     def biased(self) -> bool:
         """Whether the judge preferred the same place in both orders."""
         first, second = self.orders
@@ -168,3 +174,37 @@ def tally(comparisons: Sequence[Comparison], judged: Sequence[Judgement]) -> Tal
         sum(j.biased for j in both) / len(both) if both else 0.0,
         sum(values) / len(values) if values else 0.5,
     )
+
+
+def unjudged(judged: Sequence[Judgement]) -> list[str]:
+    """Of how many comparisons the rates are, where not of all; a score's `n` is that of its items."""
+    number = sum(one.share is not None for one in judged)
+    if number == len(judged):
+        return []
+    return [f"rates are of the {number} of {len(judged)} comparisons with a judgement"]
+
+
+def empty_texts(pairs: Sequence[Comparison], *, both: bool) -> list[str]:
+    """What is said of empty texts, which a judge compares as if they were answers.
+
+    Args:
+      pairs: all comparisons.
+      both: the candidate's texts too; otherwise the baseline's only.
+    """
+    came = [pair for pair in pairs if not pair.failed]
+    texts = {"candidate": [pair.candidate for pair in came]} if both else {}
+    texts["baseline"] = [pair.baseline for pair in came]
+    empty = {who: sum(not text.strip() for text in some) for who, some in texts.items()}
+    return [f"{number} of {len(came)} {who} texts are empty" for who, number in empty.items() if number]
+
+
+def count_notes(lacking: int, count: Tally) -> list[str]:
+    """Notes on what is missing; `lacking` counts comparisons without a text, each asked in two orders."""
+    notes = []
+    if lacking:
+        notes.append(f"{lacking} comparisons lack a text (refused, filtered or never finished reasoning)")
+    if failed := count.failed - 2 * lacking:
+        notes.append(f"{failed} judgements failed; run the same command again to ask them again")
+    if count.unparsable:
+        notes.append(f"{count.unparsable} judgements cannot be read")
+    return notes

@@ -26,11 +26,13 @@ from eval_harness.win_rate.comparisons import (
     TIE,
     Comparison,
     Judgement,
-    Tally,
+    count_notes,
+    empty_texts,
     judgements,
     questions,
     settled,
     tally,
+    unjudged,
     why_no_information,
 )
 from eval_harness.win_rate.estimate import estimate
@@ -196,6 +198,7 @@ class WinRatePlan:
             outputs=[pair.candidate],
             target="",
             prompt=pair.prompt,
+            orders=list(judgement.of_candidate) if pair.asked else [],
         )
 
     def _measured(
@@ -231,20 +234,14 @@ class WinRatePlan:
                 "sampling": dataclasses.asdict(self.preset.sampling),
                 "win_rate": self.against,
             },
-            notes=tuple(self._notes(sum(pair.failed for pair in pairs), count)),
+            notes=(
+                *empty_texts(pairs, both=not is_baseline),
+                *unjudged(judged),
+                *count_notes(sum(pair.failed for pair in pairs), count),
+            ),
             facts=tuple(shown),
             asked=(*ASKED, "win_rate"),
             max_unjudged=self.preset.max_unjudged,
             undecidable=undecidable,
             complete=not count.failed,
         )
-
-    def _notes(self, lacking: int, count: Tally) -> list[str]:
-        notes = []
-        if lacking:
-            notes.append(f"{lacking} comparisons lack a text (refused, filtered or never finished reasoning)")
-        if failed := count.failed - 2 * lacking:
-            notes.append(f"{failed} judgements failed; run the same command again to ask them again")
-        if count.unparsable:
-            notes.append(f"{count.unparsable} judgements cannot be read")
-        return notes

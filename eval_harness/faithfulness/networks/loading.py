@@ -9,6 +9,7 @@ from eval_harness.errors import UserError, first_line
 from eval_harness.faithfulness.examples import Device
 from eval_harness.models.engines import resolve_device
 from eval_harness.models.identity import TOKENIZER_FILES, hash_files
+from eval_harness.models.module_names import beyond_the_layers
 from eval_harness.models.weight_files import weight_files
 
 # Position tables of these begin behind the padding id: two positions are never used.
@@ -113,6 +114,14 @@ def load(folder: Path, auto_class: str, scorer: str, run_on: Device, **tokenizer
             expected=auto_class,
             remedy="save the model and its tokenizer again",
         ) from error
+    _check_tensors(folder, auto_class, scorer, model, info)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"scorer {scorer}: the tokenizer has no padding token", got=folder.name)
+    return Loaded(model.eval().to(resolve_device(run_on.device)), tokenizer, longest_input(config, tokenizer))
+
+
+def _check_tensors(folder: Path, auto_class: str, scorer: str, model: Any, info: dict[str, Any]) -> None:
+    """Refuse a model of which transformers made up tensors, or dropped whole layers."""
     # A pooler that no score reads may be absent: encoders are often saved without one.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
@@ -122,9 +131,15 @@ def load(folder: Path, auto_class: str, scorer: str, run_on: Device, **tokenizer
             expected=f"every tensor of {auto_class}",
             remedy="name a model that was fine-tuned for this",
         )
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"scorer {scorer}: the tokenizer has no padding token", got=folder.name)
-    return Loaded(model.eval().to(resolve_device(run_on.device)), tokenizer, longest_input(config, tokenizer))
+    # Heads for other tasks are dropped rightly; a layer beyond the config's number is not.
+    if beyond := sorted(beyond_the_layers(model, info["unexpected_keys"])):
+        raise UserError(
+            f"scorer {scorer}: weights and config do not belong together",
+            got=f"{folder.name} has {len(beyond)} tensors of layers that its config does not count, "
+            f"e.g. {beyond[0]}",
+            expected="as many layers as the config says",
+            remedy="correct config.json, or save the model again",
+        )
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -1,10 +1,11 @@
 """A judge's rating of a summary against its document, through the judge layer."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
+
+from pydantic import Field
 
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer, worst_first
@@ -16,8 +17,6 @@ from eval_harness.judges.types import FAILED
 from eval_harness.models.answer_store import AnswerStore
 from eval_harness.models.identity import sha
 
-_UNPARSABLE = 0.5  # neither way: an answer that cannot be read says nothing
-
 
 @register_scorer("llm-judge")
 class LlmJudge(Scorer):
@@ -25,16 +24,20 @@ class LlmJudge(Scorer):
 
     `judge` is a judge's name or a YAML file of its options; `url` and `model` go over the file's. `template`
     is a rating template with the fields document and text. With `by_sentence` every sentence is asked about
-    and the least counts. An empty summary scores 0 unasked, an answer that cannot be read 0.5.
+    and the least counts. An empty summary scores 0 unasked. A summary whose rating failed or cannot be read
+    has none: beyond a share of `max_unjudged` of them a gate is UNDECIDED, and so it is where `controls`
+    summaries are rated no higher against their own document than against another; 0 does not check.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("llm_judge", threshold=0.5),)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("llm_judge", threshold=0.5, judged=True),)
     paths: ClassVar[frozenset[str]] = frozenset({"judge", "url", "model"})
     judge: str = "http"
     url: str = ""
     model: str = ""
     template: str = "faithful"
     by_sentence: bool = False
+    max_unjudged: float = Field(0.02, ge=0, lt=1, description="a share from 0 to below 1")
+    controls: int = Field(24, ge=0, description="an integer of at least 0")
 
     def _judge(self) -> Judge:
         given = {key: value for key in ("url", "model") if (value := getattr(self, key))}
@@ -66,39 +69,40 @@ class LlmJudge(Scorer):
         read, written = cost.prompt_tokens, cost.answer_tokens
         return f"{cost.calls} calls, about {read} tokens read and {written} written{price}"
 
+    def unjudged_limit(self) -> float | None:
+        """As the option says."""
+        return self.max_unjudged
+
+    def control_questions(self) -> int | None:
+        """As the option says."""
+        return self.controls
+
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
-        """Score every summary. Raises UserError: a call that failed, a rating that is not in [0, 1]."""
+        """Score every summary. Raises UserError: a rating that is not in [0, 1], a judge that refuses."""
         store = AnswerStore(self.run_on.answers or Path(":memory:"))
         try:
-            answers, counts = ask(self._judge(), self._questions(cases), store)
+            answers, _ = ask(self._judge(), self._questions(cases), store)
         finally:
             store.close()
-        if counts["failed"]:
-            reason = next(a.text for a in answers if a.status == FAILED)
-            raise UserError(
-                f"the judge failed {counts['failed']} times",
-                got=reason,
-                expected="an answer to every question",
-                remedy="run the same command again: finished answers are kept",
-            )
-        if unread := sum(answer.value is None for answer in answers):
-            print(f"llm-judge: {unread} of {len(answers)} answers cannot be read", file=sys.stderr)
-        values = iter([self._value(answer) for answer in answers])
-        return [self._grade(case, values) for case in cases]
+        for answer in answers:
+            if answer.value is not None and not 0 <= answer.value <= 1:
+                raise UserError(
+                    "scorer llm-judge",
+                    got=f"a rating of {answer.value:g}",
+                    expected="a judge that rates from 0 to 1",
+                )
+        rest = iter(answers)
+        return [self._grade(case, rest) for case in cases]
 
-    def _value(self, answer: Answer) -> float:
-        value = _UNPARSABLE if answer.value is None else float(answer.value)
-        if not 0 <= value <= 1:
-            raise UserError(
-                "scorer llm-judge", got=f"a rating of {value:g}", expected="a judge that rates from 0 to 1"
-            )
-        return value
-
-    def _grade(self, case: Example, values: Iterator[float]) -> ScoredExample:
+    def _grade(self, case: Example, answers: Iterator[Answer]) -> ScoredExample:
         document = split_sentences(case.document)
-        least, evidence = [], []
+        least: list[float | None] = []
+        evidence, failed = [], 0
         for summary in case.summaries:
-            rated = [Evidence(nearest(text, document), text, next(values)) for text in self._texts(summary)]
-            least.append(min((e.score for e in rated), default=0.0))
+            said = [(text, next(answers)) for text in self._texts(summary)]
+            failed += sum(answer.status == FAILED for _, answer in said)
+            rated = [Evidence(nearest(t, document), t, a.value) for t, a in said if a.value is not None]
+            whole = len(rated) == len(said)  # the least of ratings is unknown while one is missing
+            least.append(min((e.score for e in rated), default=0.0) if whole else None)
             evidence.append(worst_first(rated) if self.by_sentence else ())
-        return ScoredExample({"llm_judge": tuple(least)}, tuple(evidence))
+        return ScoredExample({"llm_judge": tuple(least)}, tuple(evidence), failed)

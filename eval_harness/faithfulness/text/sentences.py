@@ -15,6 +15,8 @@ def words_of(text: str) -> frozenset[str]:
 _MARK = re.compile(r"[.!?\u2026]+|[\u3002\uff01\uff1f]+")
 _CLOSERS = "\"'\u201d\u2019»)]}"
 _OPENERS = "\"'\u201c\u2018«`([{-\u2013\u2014*•"
+_SKIPPED = frozenset(_OPENERS + " ")
+_QUOTES = "\"'\u201c\u2018«`"
 # Followed by a capital all the same: titles and ranks.
 _TITLES = words_of(
     "mr mrs ms mx dr prof rev fr sr jr st hon gov sen rep gen col maj capt cmdr lt sgt cpl pvt "
@@ -27,7 +29,9 @@ _SHORT = words_of(
     "sat sun a.m p.m e.g i.e"
 )
 _NEVER = words_of("e.g i.e cf vs v al approx ca")
-_DOTTED = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]$")
+_DOTTED = re.compile(r"[A-Za-z]\.[A-Za-z]")
+_SPACED_QUOTE = re.compile(r"\s+(?:''|\u201d|\u2019|\"(?=\s))")
+_WORD = re.compile(r"\S+")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -44,7 +48,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _split_line(line: str) -> list[str]:
-    sentences, start = [], 0
+    """Sentences of a line, in time linear in its length: nothing is copied or read again at every mark."""
+    sentences, start, last = [], 0, len(line.rstrip())
     for mark in _MARK.finditer(line):
         end = mark.end()
         if end <= start:
@@ -52,9 +57,9 @@ def _split_line(line: str) -> list[str]:
         while end < len(line) and line[end] in _CLOSERS:
             end += 1
         # Tokenised text puts a closing quote apart: `word . '' Next`.
-        if spaced := re.match(r"\s+(?:''|\u201d|\u2019|\"(?=\s))", line[end:]):
-            end += spaced.end()
-        if _ends_here(line, start, mark, end):
+        if spaced := _SPACED_QUOTE.match(line, end):
+            end = spaced.end()
+        if end >= last or _ends_here(line, start, mark, end):
             sentences.append(line[start:end])
             start = end
     sentences.append(line[start:])
@@ -62,12 +67,9 @@ def _split_line(line: str) -> list[str]:
 
 
 def _ends_here(line: str, start: int, mark: re.Match[str], end: int) -> bool:
-    rest = line[end:]
-    if not rest.strip():
-        return True
     if mark.group()[0] in "\u3002\uff01\uff1f":
         return True
-    if not rest[0].isspace():
+    if not line[end].isspace():
         # `market.The` was glued when the text was scraped; `3.5`, `bbc.com` and `U.S.` were not.
         before = line[max(start, mark.start() - 2) : mark.start()]
         return (
@@ -75,35 +77,43 @@ def _ends_here(line: str, start: int, mark: re.Match[str], end: int) -> bool:
             and len(before) == 2
             and before.isalpha()
             and before.islower()
-            and rest[:1].isupper()
-            and rest[1:2].islower()
+            and line[end : end + 1].isupper()
+            and line[end + 1 : end + 2].islower()
         )
-    following = rest.lstrip()
-    if not _may_start(following):
-        # A tokenised full stop stands alone, whatever follows it.
+    following = end
+    while line[following].isspace():
+        following += 1
+    first = _first_sign(line, following)
+    if first.isalpha() and first.islower() and line[following] not in _QUOTES:
+        # A small letter starts no sentence. A tokenised full stop stands alone, whatever follows it.
         return mark.group() == "." and line[mark.start() - 1 : mark.start()].isspace()
-    return mark.group() != "." or not _is_abbreviation(line[start : mark.start()], following)
+    return mark.group() != "." or not _is_abbreviation(line, start, mark.start(), following)
 
 
-def _may_start(following: str) -> bool:
-    first = following.lstrip(_OPENERS + " ")[:1]
-    return not first or not first.isalpha() or not first.islower() or following[0] in "\"'\u201c\u2018«`"
+def _first_sign(line: str, place: int) -> str:
+    """The first sign from a place on that opens nothing; empty at the end."""
+    while place < len(line) and line[place] in _SKIPPED:
+        place += 1
+    return line[place : place + 1]
 
 
-def _is_abbreviation(before: str, following: str) -> bool:
-    """Whether the full stop after `before` belongs to its last word."""
-    words = before.split()
-    word = words[-1].lstrip(_OPENERS + _CLOSERS) if words and not before[-1].isspace() else ""
+def _is_abbreviation(line: str, start: int, stop: int, following: int) -> bool:
+    """Whether the full stop at `stop` belongs to the word before it; the next word starts at `following`."""
+    begin = stop
+    while begin > start and not line[begin - 1].isspace():
+        begin -= 1
+    word = line[begin:stop].lstrip(_OPENERS + _CLOSERS)
     low = word.lower()
     if low in _TITLES or low in _NEVER:
         return True
-    first = following.lstrip(_OPENERS + " ")[:1]
+    first = _first_sign(line, following)
     if low in _SHORT:
         return first.isdigit() or first.islower()
     if len(word) == 1 and word.isalpha() and word.isupper():
         return word != "I"  # an initial: J. Smith
     # U.S. Senate or the U.S. The: only a small word can tell.
-    return bool(_DOTTED.search(word)) and following.split()[0] not in _COMMON_STARTS
+    next_word = _WORD.match(line, following)
+    return bool(_DOTTED.fullmatch(word[-3:])) and (not next_word or next_word[0] not in _COMMON_STARTS)
 
 
 _COMMON_STARTS = words_of(

@@ -1,13 +1,27 @@
-"""Words, names, numbers and n-grams of a text, by rule."""
+"""Words, names, numbers and n-grams of a text, by rule.
 
+A word of any script is letters with their marks, without which Hindi or Arabic falls apart; in scripts that
+set no spaces every character is a word.
+"""
+
+import functools
 import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+import regex
+
 from eval_harness.faithfulness.text.sentences import split_sentences, words_of
 
-_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*", re.UNICODE)
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_LETTERS = rf"(?:[[\p{{L}}\p{{Nl}}\p{{No}}]--[{_UNSPACED}]]\p{{M}}*)+"
+_SIGN = rf"[[{_UNSPACED}]&&\p{{L}}]\p{{M}}*"
+_TOKEN = regex.compile(
+    rf"\d+(?:[.,:]\d+)*|{_SIGN}|{_LETTERS}(?:[-'\u2019]{_LETTERS})*", regex.VERSION1 | regex.UNICODE
+)
+_RUN = regex.compile(rf"{_SIGN}|(?:[[\p{{L}}\p{{N}}]--[{_UNSPACED}]]\p{{M}}*)+", regex.VERSION1)
+_SIGNS = regex.compile(_SIGN, regex.VERSION1)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 # Function words and verbs of reporting: never a name, whatever the case of the text.
@@ -57,6 +71,31 @@ def tokens(text: str) -> list[str]:
 def words(text: str) -> list[str]:
     """Lower-cased tokens."""
     return [token.lower() for token in tokens(text)]
+
+
+@functools.lru_cache(maxsize=1024)
+def content_words(text: str) -> frozenset[str]:
+    """Distinct words that are no function words of English."""
+    return frozenset(word for word in words(text) if not is_function_word(word))
+
+
+def says_nothing(text: str, document: str) -> bool:
+    """Whether a text shares no word of content with the document."""
+    return content_words(document).isdisjoint(content_words(text))
+
+
+def runs(text: str) -> list[str]:
+    """Lower-cased runs of letters and digits: of a text in ASCII the tokens of the rouge-score package."""
+    return [str(run) for run in _RUN.findall(text.lower())]
+
+
+def share_of_letters(text: str, *, ascii_only: bool) -> float:
+    """Share of the letters that are ASCII, or else of scripts with spaces; 1 for a text without letters."""
+    letters = sum(map(str.isalpha, text))
+    if not letters:
+        return 1.0
+    kept = sum(sign.isascii() and sign.isalpha() for sign in text)
+    return (kept if ascii_only else letters - len(_SIGNS.findall(text))) / letters
 
 
 def ngrams(items: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
@@ -160,6 +199,6 @@ def _seen(word: str, document: set[str]) -> bool:
 
 def nearest(sentence: str, document_sentences: Sequence[str]) -> str:
     """The document sentence that shares most words with a sentence; the first of equals, empty of none."""
-    content = {word for word in words(sentence) if not is_function_word(word)}
+    content = content_words(sentence)
     shared = [len(content & set(words(other))) for other in document_sentences]
     return document_sentences[shared.index(max(shared))] if shared else ""
