@@ -11,42 +11,54 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import io
 import itertools
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+# Run as a file, it finds its neighbours too.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import planted_guides
+from benchmarks.planted_room import (
+    HELD_OUT,
+    Experiment,
+    batch_of,
+    evaluate,
+    experiment,
+    fit,
+    lab,
+)
 from sparsepo_plugin import metrics, registry
 from sparsepo_plugin.cli.losses import between
-from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
-from sparsepo_plugin.demo import language, tiny
-from sparsepo_plugin.demo.supervised import supervised_start
+from sparsepo_plugin.configured_loss import reference_shape
+from sparsepo_plugin.demo import language
 from sparsepo_plugin.files import write_text
-from sparsepo_plugin.forward.activations import GROUPS, Recorder, find_sites
-from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX, token_stats
+from sparsepo_plugin.forward.activations import GROUPS
+from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.masks.activation import activation_mask
 from sparsepo_plugin.masks.learned import INITIALISATIONS
-from sparsepo_plugin.types import LossOutput, Masks, ReferenceState, TokenStats
+from sparsepo_plugin.types import ReferenceState
 
-TRAIN, HELD_OUT, STEPS, BATCH, SAMPLES, RATE = 600, 200, 180, 16, 192, 3e-4
+SAMPLES = 192
 # Samples are drawn at these steps, so that losses can be compared at equal distance from the reference.
 SAMPLED_AT = (20, 45, 90, 180)
 NATS = (0.5, 1.0, 2.0)
 STARTS = 200
-UNIT = {"init": "unit", "mask_lr_scale": 1.0, "normalise": "none"}
+# Every row of SparsePO names its anchor, or a preset that does: the default has one.
+ALONE = {"anchor": 0.0}
+UNIT = {**ALONE, "init": "unit", "mask_lr_scale": 1.0, "normalise": "none"}
 FAST = {**UNIT, "mask_lr_scale": 30.0}
 L1 = {"reward_l1": 3e-3, "kl_l1": 3e-3}
 LEARNED = {**FAST, **L1}
 NORMALISED = {**FAST, "normalise": "mean"}
 # name: (loss, beta, options). Masks are compared at one beta; losses at two.
+WEIGHING = ("d2po", "lddpo", "otpo", "tisdpo", "tgdpo", "criticaldpo")
 UNMASKED = ("dpo", "cdpo", "ipo", "tdpo1", "tdpo2", "dpop", "mapo")
 RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
     **{f"{loss} beta {beta}": (loss, beta, {}) for loss in UNMASKED for beta in (0.1, 0.5)},
@@ -59,6 +71,16 @@ RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "dpo + anchor beta 0.5": ("dpo", 0.5, {"anchor": 1.0}),
     "sparsepo normalised + anchor beta 0.1": ("sparsepo", 0.1, {**NORMALISED, "anchor": 1.0}),
     "sparsepo normalised + anchor beta 0.5": ("sparsepo", 0.5, {**NORMALISED, "anchor": 1.0}),
+    # The reward mask is 1 on the planted tokens and 0 elsewhere: what a mask that knows them would buy.
+    "oracle beta 0.1": ("dpo", 0.1, {}),
+    "oracle beta 0.5": ("dpo", 0.5, {}),
+    "oracle + anchor beta 0.1": ("dpo", 0.1, {"anchor": 1.0}),
+    "oracle + anchor beta 0.5": ("dpo", 0.5, {"anchor": 1.0}),
+    # Methods that weigh tokens; those that read weights from the data get them from planted_guides.py.
+    **{f"{loss} beta {beta}": (loss, beta, {}) for loss in WEIGHING for beta in (0.1, 0.5)},
+    **{f"{loss} beta {beta}": (loss, beta, {}) for loss in ("confpo", "sepo") for beta in (2.0, 10.0)},
+    **{f"{loss} + anchor beta 0.1": (loss, 0.1, {"anchor": 1.0}) for loss in WEIGHING},
+    "tisdpo, guides that saw the pairs": ("tisdpo", 0.1, {}),
     "paper: common": ("sparsepo", 0.5, {"preset": "paper"}),
     "paper: independent": ("sparsepo", 0.5, {"preset": "paper", "masks": "independent"}),
     "paper, mask lr x 30": ("sparsepo", 0.5, {"preset": "paper", "mask_lr_scale": 30.0}),
@@ -82,15 +104,17 @@ RUNS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "F, normalised (FN)": ("sparsepo", 0.5, NORMALISED),
     "FN, independent": ("sparsepo", 0.5, {**NORMALISED, "masks": "independent"}),
     "FN, after the token": ("sparsepo", 0.5, {**NORMALISED, "token": "after"}),
-    "FN, mask lr x 10 (the default)": ("sparsepo", 0.5, {}),
+    "FN, mask lr x 10 (default masks)": ("sparsepo", 0.5, ALONE),
     "FN, anchor": ("sparsepo", 0.5, {**NORMALISED, "anchor": 1.0}),
     "FN, anchor on the complement": (
         "sparsepo", 0.5, {**NORMALISED, "anchor": 1.0, "anchor_weight": "complement"}
     ),
     "FL, anchor": ("sparsepo", 0.5, {**LEARNED, "anchor": 1.0}),
-    "random 30 %": ("sparsepo", 0.5, {"source": "random", "density": 0.3}),
-    "uniform (= tdpo1)": ("sparsepo", 0.5, {"source": "uniform"}),
+    "random 30 %": ("sparsepo", 0.5, {**ALONE, "source": "random", "density": 0.3}),
+    "uniform (= tdpo1)": ("sparsepo", 0.5, {**ALONE, "source": "uniform"}),
 }  # fmt: skip
+# The best attainable shift at every distance, as far as these rows know; others are given as shares of it.
+BOUND = "oracle + anchor beta 0.1"
 LOSS_FIELDS = {
     "accuracy": "accuracy",
     "accuracy_unmasked": "accuracy, masks removed",
@@ -99,6 +123,7 @@ LOSS_FIELDS = {
     "sampled_kl": "nats at the end",
     "sequence_kl": "KL(ref, policy) at the end",
     "log_ratio_auc": "AUC of abs. log-ratio",
+    **{f"share_at_{nats}": f"share of the bound at {nats:g} nats" for nats in NATS[:2]},
 }
 MASK_FIELDS = {
     "auc": "AUC of the mask",
@@ -110,125 +135,49 @@ MASK_FIELDS = {
     "shift_at_1.0": "shift at 1 nat",
     "shift": "shift at the end",
     "sampled_kl": "nats at the end",
+    **{f"share_at_{nats}": f"share of the bound at {nats:g} nats" for nats in NATS[:2]},
 }
 
 
-class Lab(NamedTuple):
-    """Everything of one seed that all runs share."""
-
-    reference: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    train: list[language.Pair]
-    held_out: list[language.Pair]
-    recorder: Recorder
-
-
-@functools.lru_cache(maxsize=1)
-def lab(seed: int) -> Lab:
-    """Build data and reference of a seed."""
-    tokenizer = tiny.build_tokenizer(language.vocabulary())
-    reference = tiny.build_model(tokenizer, seed=seed)
-    start = language.generate_pairs(600, 1000 + seed)
-    texts = [pair.prompt + side for pair in start for side in (pair.chosen, pair.rejected)]
-    supervised_start(
-        reference, tokenizer, texts, steps=300, batch_size=32, learning_rate=1e-2, seed=seed, max_length=64,
-        progress=False,
-    )  # fmt: skip
-    reference.eval().requires_grad_(False)
-    pairs = language.generate_pairs(TRAIN + HELD_OUT, 2000 + seed)
-    return Lab(reference, tokenizer, pairs[:TRAIN], pairs[TRAIN:], Recorder(reference, find_sites(reference)))
-
-
-def batch_of(tokenizer: PreTrainedTokenizerFast, pairs: list[language.Pair]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, labels and planted flags of the responses, each [2 * pairs, seq], chosen rows first."""
-    texts = [(p.prompt, p.chosen, p.chosen_planted) for p in pairs]
-    texts += [(p.prompt, p.rejected, p.rejected_planted) for p in pairs]
-    rows, labels, planted = [], [], []
-    for prompt, response, flags in texts:
-        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        ids = tokenizer(prompt + response, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        rows.append(torch.tensor(ids))
-        labels.append(torch.tensor([IGNORE_INDEX] * len(head) + ids[len(head) :]))
-        planted.append(torch.tensor([False] * len(head) + [*flags, False]))
-    pad = torch.nn.utils.rnn.pad_sequence
-    return (
-        pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
-        pad(labels, batch_first=True, padding_value=IGNORE_INDEX),
-        pad(planted, batch_first=True, padding_value=False),
-    )
-
-
-class Batch(NamedTuple):
-    """What one forward pass over a batch of pairs gives; ``planted`` is [2 * pairs, seq - 1]."""
-
-    stats: TokenStats
-    masks: Masks
-    output: LossOutput
-    planted: Tensor
-
-
-class Experiment(NamedTuple):
-    """A row of RUNS under way."""
-
-    room: Lab
-    objective: ConfiguredLoss
-    beta: float
-    masks: nn.Module
-    policy: PreTrainedModel
-    seed: int
-
-
-def evaluate(test: Experiment, pairs: list[language.Pair]) -> Batch:
-    """Run both models on a batch of pairs."""
-    room = test.room
-    ids, labels, planted = batch_of(room.tokenizer, pairs)
-    attention = (ids != room.tokenizer.pad_token_id).long()
-    with torch.no_grad():
-        seen = room.reference(ids, attention_mask=attention, output_hidden_states=True)
-    logits = test.policy(ids, attention_mask=attention).logits
-    stats = token_stats(logits, seen.logits, labels)
-    state = ReferenceState(tuple(seen.hidden_states[1:]), stats.response_mask, ids, room.recorder.take())
-    masks = test.masks(state)
-    return Batch(stats, masks, test.objective.evaluate(stats, masks, test.beta), planted[:, 1:])
+COSTS = Path(__file__).parents[1] / "docs" / "methods-cost.csv"
+# Method: what it reads besides pairs, and which models run at a step. Guides run once, before the training.
+_DPO = "policy, reference"
+METHODS = {
+    **dict.fromkeys(("dpo", "cdpo", "ipo", "dpop", "d2po", "lddpo"), ("nothing", _DPO)),
+    **dict.fromkeys(("dpo + anchor", "d2po + anchor", "lddpo + anchor"), ("nothing", f"{_DPO}, KL")),
+    **dict.fromkeys(("tdpo1", "tdpo2"), ("nothing", f"{_DPO}, KL")),
+    "mapo": ("nothing", f"{_DPO}, KL, activations"),
+    **dict.fromkeys(("sparsepo", "sparsepo + anchor"), ("nothing", f"{_DPO}, KL, mask module")),
+    **dict.fromkeys(("simpo", "confpo"), ("nothing", "policy")),
+    "otpo": ("nothing", f"{_DPO}, transport"),
+    "otpo + anchor": ("nothing", f"{_DPO}, transport, KL"),
+    **dict.fromkeys(("tisdpo", "tgdpo", "criticaldpo"), ("weights of guides", _DPO)),
+    **dict.fromkeys(
+        ("tisdpo + anchor", "tgdpo + anchor", "criticaldpo + anchor"), ("weights of guides", f"{_DPO}, KL")
+    ),
+    "sepo": ("weights of guides", "policy"),
+    "oracle": ("the planted tokens", _DPO),
+    "oracle + anchor": ("the planted tokens", f"{_DPO}, KL"),
+}
 
 
 def prepare(name: str, seed: int) -> Experiment:
     """Build policy and masks of a row of RUNS."""
-    loss_name, beta, given = RUNS[name]
-    room, loss = lab(seed), registry.get(loss_name)
-    objective = ConfiguredLoss(loss, loss.options.build(given), reference_shape(room.reference.config))
-    policy = tiny.build_model(room.tokenizer, seed=seed)
-    policy.load_state_dict(room.reference.state_dict())
-    policy.requires_grad_(True)
-    return Experiment(room, objective, beta, objective.build_masks(seed), policy, seed)
+    loss, beta, given = RUNS[name]
+    reads = registry.get(loss).options.build(given).needs().token_weights
+    scores = planted_guides.scores(seed, loss, crossed="saw the pairs" not in name) if reads else None
+    return experiment(loss, beta, given, seed, oracle=name.startswith("oracle"), scores=scores)
 
 
 def run(name: str, seed: int) -> dict[str, float]:
     """Train one row with one seed and measure it."""
-    test = prepare(name, seed)
-    groups: list[dict[str, Any]] = [
-        {"params": list(test.policy.parameters()), "lr": RATE, "weight_decay": 0.0}
-    ]
-    if any(True for _ in test.masks.parameters()):
-        options = test.objective.options
-        rate, decay = options.mask_learning_rate(RATE), options.mask_decay()
-        groups.append({"params": list(test.masks.parameters()), "lr": rate, "weight_decay": decay})
-    optimizer = torch.optim.AdamW(groups)
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.cat([torch.randperm(TRAIN, generator=generator) for _ in range(STEPS * BATCH // TRAIN + 1)])
-    curve = []
-    for step in range(STEPS):
-        pairs = [test.room.train[i] for i in order[step * BATCH : (step + 1) * BATCH].tolist()]
-        test.masks.train()
-        test.policy.train()
-        loss = evaluate(test, pairs).output.losses.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        warmup.step()
-        if step + 1 in SAMPLED_AT:
+    test, curve = prepare(name, seed), list[Samples]()
+
+    def look(step: int) -> None:
+        if step in SAMPLED_AT:
             curve.append(sampled(test))
+
+    fit(test, test.room.train, look)
     return measure(test) | along(curve)
 
 
@@ -367,8 +316,24 @@ def grid(rows: list[dict[str, str]], names: list[str], fields: dict[str, str]) -
     return lines
 
 
+def with_shares(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with their shift as a share of the bound's with the same seed, where both have one."""
+    bounds = {row["seed"]: row for row in rows if row["run"] == BOUND}
+    shared = []
+    for row in rows:
+        bound = bounds.get(row["seed"], {})
+        shares = {
+            f"share_at_{nats}": str(float(row[key]) / float(bound[key]))
+            for nats in NATS
+            if row.get(key := f"shift_at_{nats}") and bound.get(key)
+        }
+        shared.append({**row, **shares})
+    return shared
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Markdown tables: losses, masks, scores without training."""
+    rows = with_shares(rows)
     masked = list(RUNS)[list(RUNS).index("paper: common") :]
     lines = ["## Losses", "", *grid(rows, [name for name in RUNS if name not in masked], LOSS_FIELDS)]
     lines += ["", "## Mask variants, beta 0.5", "", *grid(rows, masked, MASK_FIELDS)]
@@ -382,9 +347,51 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def publish(path: Path, text: str) -> None:
+def extra_models(reads: str, passes: str) -> str:
+    """Models that a method needs beside the policy, at its steps or before."""
+    at_steps = [name for name in ("reference", "mask module") if name in passes]
+    before = ["guides, before"] if reads == "weights of guides" else []
+    return ", ".join(at_steps + before) or "none"
+
+
+def methods(rows: list[dict[str, str]], costs: list[dict[str, str]]) -> str:
+    """One Markdown row per method: of its settings the one that comes furthest for half a nat.
+
+    Args:
+      rows: of the CSV.
+      costs: of methods_cost.py's; empty where it has not run.
+    """
+    rows, key = with_shares(rows), "shift_at_0.5"
+    times = {row["method"]: f"{float(row['ratio']):.2f}" for row in costs}
+    lines = ["| method | reads besides pairs | extra models | a step, dpo = 1 | best setting run | seeds |"]
+    lines[0] += " shift at 0.5 nats | share of the bound |"
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for method, (reads, passes) in METHODS.items():
+        extra, cost = extra_models(reads, passes), times.get(method, "")
+        by_name = {name: [row for row in rows if row["run"] == name] for name in settings_of(method)}
+        reached = {name: mine for name, mine in by_name.items() if mine and all(row.get(key) for row in mine)}
+        means = {name: statistics.fmean(float(row[key]) for row in mine) for name, mine in reached.items()}
+        if not means:
+            why = "none came so far on every seed" if any(by_name.values()) else "not run"
+            lines.append(f"| {method} | {reads} | {extra} | {cost} | {why} | | | |")
+            continue
+        best = max(means, key=means.__getitem__)
+        told = (str(len(reached[best])), cell(reached[best], key), cell(reached[best], "share_at_0.5"))
+        lines.append(f"| {method} | {reads} | {extra} | {cost} | {best} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def settings_of(method: str) -> list[str]:
+    """Rows of RUNS that are settings of a method: its name and a beta, or one of the defaults' names."""
+    own = {"sparsepo": ["FN, mask lr x 10 (default masks)"], "sparsepo + anchor": ["FN, anchor"]}.get(
+        method, []
+    )
+    return [*own, *(name for name in RUNS if name.rpartition(" beta ")[0] == method)]
+
+
+def publish(path: Path, text: str, section: str = "planted") -> None:
     """Put the tables between the markers of a document, or make it."""
-    begin, end = "<!-- planted:begin -->", "<!-- planted:end -->"
+    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
     old = path.read_text(encoding="utf-8") if path.is_file() else f"{begin}\n{end}\n"
     write_text(path, between(old, begin, end, text.rstrip("\n")))
 
@@ -396,6 +403,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="CSV of results; finished runs are kept")
     parser.add_argument("--table", type=Path, help="Markdown file whose tables are rewritten")
+    parser.add_argument("--methods", type=Path, help="Markdown file whose table of methods is rewritten")
+    parser.add_argument("--costs", type=Path, default=COSTS, help="CSV of methods_cost.py for that table")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="rows to run; default all")
@@ -422,6 +431,8 @@ def main() -> None:
         save(arguments.out, rows)
     if arguments.table:
         publish(arguments.table, table(rows))
+    if arguments.methods:
+        publish(arguments.methods, methods(rows, load(arguments.costs)), "methods")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ RECORD = "sparsepo_masks.json"
 SCHEMA_VERSION = 1
 # PEFT's model card, which has the name of a person's own notes.
 _CARD, _PEFT = "README.md", b"library_name: peft"
+_ADAPTER = ("adapter_config.json", "adapter_model.*")
 # Every file that transformers, PEFT and we may write for a model.
 MODEL_FILES = (
     *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),
-    *("pytorch_model*.bin", "pytorch_model*.bin.index.json", "adapter_config.json", "adapter_model.*"),
+    *("pytorch_model*.bin", "pytorch_model*.bin.index.json", *_ADAPTER),
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
     *("merges.txt", "chat_template.*", WEIGHTS, RECORD),
 )
@@ -61,6 +62,13 @@ def remove_model(folder: Path, keep: Collection[str] = ()) -> None:
     card = folder / _CARD
     if _CARD not in keep and card.is_file() and _PEFT in card.read_bytes():
         card.unlink()
+
+
+def remove_adapter(folder: Path) -> None:
+    """Delete the adapter that an earlier run left: transformers would apply it to a whole model beside it."""
+    for pattern in _ADAPTER:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def save_masks(folder: Path, state: dict[str, Tensor], record: dict[str, Any]) -> None:

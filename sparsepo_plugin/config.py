@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +15,38 @@ from sparsepo_plugin.errors import UserError, unknown
 _SECRET_KEYS = frozenset({"logger.wandb.key"})
 
 
-def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
+def spelt_out(words: Iterable[str], switches: Mapping[str, str | None]) -> list[str]:
+    """A command line in which ``--switch true`` and ``--switch=false`` are as argparse takes them.
+
+    Args:
+      words: of the command line.
+      switches: flags without a value, each with the flag that takes it back; None where leaving it out does.
+    """
+    made: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        spoken = value if equals else word
+        if spoken.lower() not in ("true", "false"):
+            made.append(word)
+            continue
+        switch = flag if equals else next(reversed(made), "")
+        if switch not in switches:
+            made.append(word)
+            continue
+        if not equals:
+            made.pop()
+        chosen = switch if spoken.lower() == "true" else switches[switch]
+        made += [chosen] if chosen else []
+    return made
+
+
+def read_flags(path: str | Path, known: Mapping[str, bool], without: tuple[str, ...] = ()) -> list[str]:
     """Turn a configuration file into command-line flags, so that both go through one parser.
 
     Args:
       path: YAML file. Keys are flags without the dashes, nested (``model: {beta: 0.1}``) or dotted.
       known: every accepted key, and whether it is a switch (a flag without value).
+      without: beginnings of keys that are left out.
 
     Returns:
       Flags in file order; null values are left out, a false switch becomes its ``--no-`` form.
@@ -32,7 +58,7 @@ def read_flags(path: str | Path, known: Mapping[str, bool]) -> list[str]:
     for key, value in flatten(read_tree(path)):
         if key not in known:
             raise unknown(f"key in {path}", key, known)
-        if value is None:
+        if value is None or key.startswith(without):
             continue
         if known[key] and not isinstance(value, bool):
             raise UserError(f"key {key} in {path}: got {value!r}, expected true or false")

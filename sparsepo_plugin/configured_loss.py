@@ -42,7 +42,7 @@ class ConfiguredLoss:
         output = self.loss.function(stats, masks, beta, self.options)
         if not self.options.anchor:
             return output
-        penalty = anchor_penalty(stats, masks, self.options.anchor_weight)
+        penalty = anchor_penalty(stats, output.shown(masks), self.options.anchor_weight)
         return output._replace(losses=output.losses + self.options.anchor * penalty)
 
     def record(self) -> dict[str, Any]:

@@ -29,18 +29,19 @@ class RunFailedError(UserError):
     exit_code = EXIT_FAILED
 
 
-def unknown(kind: str, got: str, available: Iterable[str]) -> UserError:
+def unknown(kind: str, got: str, available: Iterable[str], see: str = "--help") -> UserError:
     """Build the error for an unknown name, with near matches first.
 
     Args:
       kind: what is named, such as "loss".
       got: the name as given.
       available: every name that would have been accepted.
+      see: the command that lists them, where they are too many for a line.
     """
     names = sorted(available)
-    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(got, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    listed = ", ".join(names) if len(names) <= 12 else f"{len(names)} names, see --help"
+    listed = ", ".join(names) if len(names) <= 24 else f"{len(names)} names, see {see}"
     return UserError(f"unknown {kind} {got!r}: {hint}available: {listed}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,14 @@ class MetricSum(NamedTuple):
     number: float
 
 
-def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: float) -> dict[str, MetricSum]:
+# Of these the error of the mean over pairs is told; that of a share follows from the number of pairs.
+_WITH_ERROR = ("loss", "margin", "chosen_sequence_kl", "rejected_sequence_kl")
+_SQUARES = "squared "
+
+
+def pair_metrics(
+    stats: TokenStats, masks: Masks, output: LossOutput, beta: float, *, errors: bool = False
+) -> dict[str, MetricSum]:
     """Metrics of a batch of pairs, detached.
 
     Rewards, margin and accuracy follow the sign of the loss's logit. ``accuracy_unmasked`` and
@@ -31,6 +39,7 @@ def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: floa
       masks: the masks the loss used.
       output: what the loss returned.
       beta: inverse temperature, for the unmasked rewards.
+      errors: also the sums that standard errors are computed from.
     """
     by_pair: dict[str, Tensor] = {"loss": output.losses, "margin": output.logits}
     by_pair["accuracy"] = _win(output.logits)
@@ -48,6 +57,9 @@ def pair_metrics(stats: TokenStats, masks: Masks, output: LossOutput, beta: floa
             _split(by_pair, "masked_sequence_kl", masked.sum(-1))
     pairs = torch.full((), float(len(output.losses)), dtype=torch.float64, device=response.device)
     sums = {name: (_sum(value), pairs) for name, value in by_pair.items()}
+    if errors:
+        squares = {name: by_pair[name].double().square() for name in _WITH_ERROR if name in by_pair}
+        sums |= {f"{_SQUARES}{name}": (_sum(value), pairs) for name, value in squares.items()}
     for name, mask in (("reward_mask", masks.reward_mask), ("kl_mask", masks.kl_mask)):
         if mask is not None:
             sums |= _mask_metrics(name, mask.detach(), response)
@@ -93,8 +105,30 @@ def add(left: dict[str, MetricSum], right: dict[str, MetricSum]) -> dict[str, Me
 
 
 def ratios(sums: dict[str, MetricSum]) -> dict[str, float]:
-    """Turn sums into means; a metric with nothing to average is nan."""
-    return {name: s.total / s.number if s.number else float("nan") for name, s in sums.items()}
+    """Turn sums into means; a metric with nothing to average is nan.
+
+    Where squares were summed, ``pairs`` is the number of pairs and ``NAME_stderr`` the standard error of the
+    mean over them, which takes two pairs.
+    """
+    means = {name: s.total / s.number if s.number else float("nan") for name, s in sums.items()}
+    squares = {name: means.pop(f"{_SQUARES}{name}") for name in _WITH_ERROR if f"{_SQUARES}{name}" in means}
+    for name, square in squares.items():
+        pairs = sums[name].number
+        means["pairs"] = int(pairs)
+        if pairs > 1:
+            means[f"{name}_stderr"] = math.sqrt(max(0.0, square - means[name] ** 2) / (pairs - 1))
+    return means
+
+
+def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share in [0, 1] of ``count`` pairs, at least 1; 95 % by default.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+    """
+    spread = z * z / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = (z / (1 + spread)) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 class DeadMaskWatch:

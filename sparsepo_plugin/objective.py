@@ -87,6 +87,42 @@ def sigmoid_loss(scores: PairScores, beta: float) -> LossOutput:
     )
 
 
+def weighted_loss(stats: TokenStats, weights: Tensor, beta: float) -> LossOutput:
+    """DPO in which every token's log-ratio has a weight: the loss of most token-weighted methods.
+
+    Args:
+      stats: token statistics, [2 * pairs, seq - 1], chosen rows first.
+      weights: same shape; no gradient flows through them. What lies outside the response does not matter.
+      beta: inverse temperature, > 0.
+
+    Raises:
+      ValueError: as masked_log_ratios.
+    """
+    weights = torch.where(stats.response_mask, weights.detach(), 0.0)
+    output = sigmoid_loss(masked_log_ratios(stats, Masks(weights, None)), beta)
+    return output._replace(weights=weights)
+
+
+def data_weights(stats: TokenStats, missing: float) -> Tensor:
+    """The data's token weights, with a number where they have none, [2 * pairs, seq - 1].
+
+    Args:
+      stats: token statistics.
+      missing: what a token has to which the data give no weight.
+
+    Raises:
+      ValueError: token_weights are missing.
+    """
+    if stats.token_weights is None:
+        raise ValueError("this loss needs token_weights: got None")
+    return stats.token_weights.nan_to_num(nan=missing)
+
+
+def positions(response_mask: Tensor) -> Tensor:
+    """Number of every response token within its response, from 1, [rows, seq - 1]."""
+    return response_mask.long().cumsum(-1)
+
+
 def mask_l1(mask: Tensor, response_mask: Tensor) -> Tensor:
     """L1 norm of the mask of both responses of every pair, [pairs]; a sum over tokens, not a mean."""
     chosen, rejected = torch.where(response_mask, mask.abs(), 0.0).sum(-1).chunk(2)
@@ -120,7 +156,8 @@ def anchor_penalty(stats: TokenStats, masks: Masks, weight: AnchorWeight) -> Ten
 
 def _check(stats: TokenStats, masks: Masks) -> None:
     shape = stats.response_mask.shape
-    for name, value in (*zip(stats._fields, stats), *zip(masks._fields, masks)):
+    by_token = stats._replace(policy_states=None)
+    for name, value in (*zip(by_token._fields, by_token), *zip(masks._fields, masks)):
         if value is not None and value.shape != shape:
             raise ValueError(
                 f"{name} must have the shape of response_mask {tuple(shape)}: got {tuple(value.shape)}"

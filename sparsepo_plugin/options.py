@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -117,7 +117,12 @@ class MaskOptions(Options):
 
 @dataclass(frozen=True)
 class LossOptions(Options):
-    """Options every loss has; losses subclass it, add fields and override what they need."""
+    """Options every loss has; losses subclass it, add fields and override what they need.
+
+    ``earlier`` maps options to the defaults of versions before this one, where those were others.
+    """
+
+    earlier: ClassVar[Mapping[str, Any]] = {}
 
     anchor: float = option(
         0.0,
@@ -138,6 +143,42 @@ class LossOptions(Options):
     def idle(self) -> dict[str, str]:
         """The anchor's weight without an anchor."""
         return {} if self.anchor else {"anchor_weight": "anchor 0"}
+
+    def variant(self) -> str | None:
+        """Which form of the method these options are, in a line for users; None where a loss has one form."""
+        return None
+
+    def as_begun(self, recorded: Mapping[str, Any], given: Container[str]) -> Self:
+        """These options for a run that an earlier version began: with its defaults where the user names none.
+
+        Args:
+          recorded: options that the run wrote down.
+          given: names of the options that the user gives now.
+        """
+        kept = {
+            name: value
+            for name, value in self.earlier.items()
+            if name not in given and recorded.get(name) == value
+        }
+        return dataclasses.replace(self, **kept)
+
+    def lines(self, loss: str, asked: LossOptions) -> list[str]:
+        """Lines for users: which form of the method is trained, and where that is not what was asked for.
+
+        Args:
+          loss: its name.
+          asked: the options before ``as_begun``.
+        """
+        form = self.variant()
+        found = [] if form is None else [f"{loss}: {form}"]
+        for name in self.earlier:
+            was, now = getattr(self, name), getattr(asked, name)
+            if was != now:
+                found.append(
+                    f"{loss}: {name} stays {was!r}, as this run was begun by an earlier version (now {now!r} "
+                    f"where it is not named)"
+                )
+        return found
 
     @property
     def learned(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from sparsepo_plugin.config import spelt_out
 from sparsepo_plugin.errors import guarded
 
 
@@ -19,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
+    arguments = spelt_out(arguments, {"--ray": None})
     if "--ray" in arguments:
         from sparsepo_plugin.adapters.openrlhf import ray_launch
 

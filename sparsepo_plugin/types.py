@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Split = Literal["train", "eval"]
@@ -25,21 +26,25 @@ class TokenStats(NamedTuple):
       reference_logps: the same of the reference, or None for losses without a reference.
       token_kl: KL(reference || policy) over the full vocabulary, same shape, nats, >= 0; None if not needed.
       response_mask: true on response tokens, same shape, bool.
+      token_weights: numbers that the data give, same shape; nan on tokens to which they give none; None if
+        not needed.
+      entropy: of pi(. | y_<t) over the full vocabulary, same shape, nats, no gradient; None if not needed.
+      policy_states: final hidden states that predict the tokens, [2 * pairs, seq - 1, hidden], no gradient;
+        None if not needed.
     """
 
     policy_logps: Tensor
     reference_logps: Tensor | None
     token_kl: Tensor | None
     response_mask: Tensor
+    token_weights: Tensor | None = None
+    entropy: Tensor | None = None
+    policy_states: Tensor | None = None
 
     def rows(self, keep: Tensor) -> TokenStats:
         """Select rows (responses); ``keep`` indexes or masks the batch axis."""
-        return TokenStats(
-            self.policy_logps[keep],
-            None if self.reference_logps is None else self.reference_logps[keep],
-            None if self.token_kl is None else self.token_kl[keep],
-            self.response_mask[keep],
-        )
+        selected: list[Any] = [None if value is None else value[keep] for value in self]
+        return TokenStats(*selected)
 
 
 class Masks(NamedTuple):
@@ -66,12 +71,29 @@ class LossOutput(NamedTuple):
       logits: the argument z of -log sigmoid(z) (or its counterpart), [pairs], detached.
       chosen_rewards: implicit reward of the chosen response, [pairs], detached.
       rejected_rewards: of the rejected response; chosen - rejected equals ``logits``.
+      weights: what the loss itself weighed the log-ratios by, [2 * pairs, seq - 1], detached; None where it
+        used the masks it was given. Metrics and token records show it in place of the reward mask.
     """
 
     losses: Tensor
     logits: Tensor
     chosen_rewards: Tensor
     rejected_rewards: Tensor
+    weights: Tensor | None = None
+
+    def rows(self, pairs: Tensor) -> LossOutput:
+        """Select pairs; ``pairs`` masks them."""
+        by_pair = (
+            self.losses[pairs],
+            self.logits[pairs],
+            self.chosen_rewards[pairs],
+            self.rejected_rewards[pairs],
+        )
+        return LossOutput(*by_pair, None if self.weights is None else self.weights[torch.cat([pairs, pairs])])
+
+    def shown(self, masks: Masks) -> Masks:
+        """The masks with which the loss worked, given those that it was given."""
+        return masks if self.weights is None else Masks(self.weights, masks.kl_mask)
 
 
 class ReferenceState(NamedTuple):
@@ -83,12 +105,14 @@ class ReferenceState(NamedTuple):
       response_mask: true on response tokens, [2 * pairs, seq - 1], bool.
       token_ids: input tokens, [2 * pairs, seq]; None where nobody needs them.
       activations: mean over the features of every recorded site, by name, each [2 * pairs, seq].
+      token_weights: as in TokenStats.
     """
 
     hidden_states: tuple[Tensor, ...]
     response_mask: Tensor
     token_ids: Tensor | None = None
     activations: Mapping[str, Tensor] | None = None
+    token_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -117,9 +141,15 @@ class Needs:
       token_kl: KL(reference || policy) over the full vocabulary for every response token.
       hidden_states: hidden states of all blocks of the reference.
       activations: groups of reference activations whose feature means are recorded, such as ("mlp", "attn").
+      token_weights: the data's column of weights.
+      entropy: the policy's entropy at every response token.
+      policy_states: the policy's final hidden states.
     """
 
     reference: bool = True
     token_kl: bool = False
     hidden_states: bool = False
     activations: tuple[str, ...] = ()
+    token_weights: bool = False
+    entropy: bool = False
+    policy_states: bool = False

@@ -14,7 +14,8 @@ MEAN_BETAS = (1.0, 3.0, 10.0, 30.0)
 # Tried for BASELINE, which is the one to beat; every other method trains at the rate that suits it best.
 RATES = (3e-4, 6e-4)
 BASELINE = "dpo"
-PAPER = {"preset": "paper"}
+PAPER = {"preset": "paper"}  # which has no anchor
+ALONE = {"anchor": 0.0}  # our masks without the anchor that the default has
 INDEPENDENT = {"masks": "independent"}
 
 
@@ -57,8 +58,8 @@ METHODS: dict[str, Method] = {
     "mapo": Method("mapo", weighted=True),
     "sparsepo common, paper": Method("sparsepo", PAPER, weighted=True),
     "sparsepo independent, paper": Method("sparsepo", {**PAPER, **INDEPENDENT}, weighted=True),
-    "sparsepo common": Method("sparsepo", weighted=True),
-    "sparsepo independent": Method("sparsepo", INDEPENDENT, weighted=True),
+    "sparsepo common": Method("sparsepo", ALONE, weighted=True),
+    "sparsepo independent": Method("sparsepo", {**ALONE, **INDEPENDENT}, weighted=True),
     "sparsepo + anchor": Method("sparsepo", tried=ANCHORS, weighted=True),
-    "random mask": Method("sparsepo", {"source": "random", "density": 0.5}),
+    "random mask": Method("sparsepo", {**ALONE, "source": "random", "density": 0.5}),
 }

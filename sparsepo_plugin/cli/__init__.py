@@ -1,4 +1,4 @@
-"""``sparsepo train | validate | export | ls | demo | view | plot | sweep``.
+"""``sparsepo train | validate | export | ls | demo | view | report | plot | sweep | weigh``.
 
 A command imports what it runs when it runs, so that each starts fast and needs no package of another's.
 """
@@ -12,46 +12,62 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin import __version__
-from sparsepo_plugin.cli import losses
+from sparsepo_plugin.cli import losses, weigh
+from sparsepo_plugin.cli.parser import Parser
 from sparsepo_plugin.errors import UserError, guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2: bad input, 1: the run failed)."""
-    parser = argparse.ArgumentParser(
-        prog="sparsepo", description="SparsePO: learned weights for every token."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    codes: list[int] = []
+    words = sys.argv[1:] if argv is None else list(argv)
+    return guarded(lambda: codes.append(_dispatch(words))) or codes[0]
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = Parser(prog="sparsepo", description="SparsePO: learned weights for every token.", passes_on=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     _add_training(commands)
     _add_reports(commands)
-    known, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    known, rest = parser.parse_known_args(argv)
     if known.command in ("train", "validate"):
         known.rest = rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    codes: list[int] = []
-    return guarded(lambda: codes.append(known.run(known) or 0)) or codes[0]
+        parser.error(f"{known.command}: unrecognized arguments: {' '.join(rest)}")
+    return known.run(known) or 0
 
 
 def _add(
     commands: Any, name: str, run: Callable[[Namespace], int | None], text: str, *, own_help: bool = True
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, add_help=own_help)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, add_help=own_help, passes_on=not own_help
+    )
     parser.set_defaults(run=run)
     return parser
 
 
+def _add_output(parser: argparse.ArgumentParser, kind: str, text: str, default: str | None = None) -> None:
+    parser.add_argument(
+        *("-o", "--out", "--output"),
+        dest="output",
+        metavar=kind,
+        required=default is None,
+        default=default,
+        help=text,
+    )
+
+
 def _add_training(commands: Any) -> None:
     train = _add(commands, "train", _train, "train; takes --config FILE and OpenRLHF's flags", own_help=False)
-    train.add_argument("--processes", type=int, default=1, help="processes on this machine")
+    text = "check a configuration; loads no model, writes nothing"
+    validate = _add(commands, "validate", _validate, text, own_help=False)
+    for parser in (train, validate):
+        parser.add_argument("--processes", type=int, default=1, help="processes on this machine")
+    validate.set_defaults(smoke=None)
     train.add_argument(
         "--smoke", metavar="DIR", help="try the configuration on a tiny model and generated data"
     )
-    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
-    text = "check a configuration; loads no model, writes nothing"
-    _add(commands, "validate", _validate, text, own_help=False)
     export = _add(commands, "export", _export, "turn a DeepSpeed checkpoint into a Hugging Face folder")
     export.add_argument("--checkpoint", type=Path, required=True, help="--ckpt.path of a run, or one of it")
     export.add_argument("--out", type=Path, required=True, help="new folder")
@@ -60,7 +76,7 @@ def _add_training(commands: Any) -> None:
     sweep.add_argument(
         "--grid", metavar="FILE", required=True, help="YAML: base, losses, betas, options, seeds"
     )
-    sweep.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for runs, tables, plots")
+    _add_output(sweep, "DIR", "folder for runs, tables, plots")
     demo = _add(commands, "demo", _demo, "train a tiny model on generated data with planted tokens")
     demo.add_argument("--out", default="runs/demo", help="output folder")
     demo.add_argument("--seed", type=int, default=0)
@@ -68,34 +84,48 @@ def _add_training(commands: Any) -> None:
 
 def _add_reports(commands: Any) -> None:
     ls = _add(commands, "ls", _list, "list losses with needs and options")
+    ls.add_argument("loss", metavar="LOSS", nargs="?", help="only this one")
     ls.add_argument(
         "--sites", metavar="MODEL", help="list where MaPO records this model's activations instead"
     )
     ls.add_argument(
         "--readme", type=Path, nargs="+", help="rewrite the tables between these files' markers instead"
     )
+    weigh_text = "number the tokens of preference pairs, for losses that read weights from the data"
+    weigh.add_flags(_add(commands, "weigh", weigh.run, weigh_text))
     view = _add(commands, "view", _view, "write a page that shows a token record")
     view.add_argument("record", metavar="RECORD", help="tokens.jsonl, or the folder of a run that has one")
-    view.add_argument("-o", "--output", metavar="FILE", required=True, help="the HTML page to write")
+    _add_output(view, "FILE", "the HTML page to write")
+    report = _add(commands, "report", _report, "write one page of runs: configuration, curves, masks, tokens")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="output folder of a training")
+    _add_output(report, "FILE", "the HTML page to write", default="report.html")
+    report.add_argument(
+        "--eval", metavar="PATH", action="append", default=[], help="report of eval-harness; may be repeated"
+    )
     plot = _add(commands, "plot", _plot, "plot trainings over each other, seeds as bands")
     plot.add_argument("runs", metavar="RUN", nargs="+", help="output folder of a training")
-    plot.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the PNG and SVG files")
+    _add_output(plot, "DIR", "folder for the figures")
+
+
+def _flags(known: Namespace) -> list[str]:
+    """The flags of a run, those of a trial included."""
+    if known.processes < 1:
+        raise UserError(f"--processes: got {known.processes}, expected a number >= 1")
+    if known.processes > 1 and "--ray" in known.rest:
+        raise UserError("--processes with --ray: expected --ray.gpus_per_node instead")
+    if not known.smoke:
+        return list(known.rest)
+    from sparsepo_plugin.demo.smoke import smoke_flags
+
+    return [*known.rest, *smoke_flags(known.smoke)]
 
 
 def _train(known: Namespace) -> int:
     from sparsepo_plugin import train_dpo
 
-    argv, processes = [*known.rest, *(["--ckpt.load_enable"] if known.resume else [])], known.processes
-    if known.smoke:
-        from sparsepo_plugin.demo.smoke import smoke_flags
-
-        argv += smoke_flags(known.smoke)
-    if processes > 1 and "--ray" in argv:
-        raise UserError("--processes with --ray: expected --ray.gpus_per_node instead")
+    argv, processes = _flags(known), known.processes
     if processes == 1:
         return train_dpo.main(argv)
-    if processes < 1:
-        raise UserError(f"--processes: got {processes}, expected a number >= 1")
     # Checked here first: each process would only find out after its imports.
     from sparsepo_plugin.adapters.openrlhf import flags, preflight
     from sparsepo_plugin.adapters.openrlhf.processes import train
@@ -107,16 +137,18 @@ def _train(known: Namespace) -> int:
 def _validate(known: Namespace) -> None:
     from sparsepo_plugin.adapters.openrlhf import flags, preflight, validation
 
-    parsed = flags.parse(known.rest)
-    examined = preflight.examine(parsed, processes=1)
-    print("\n".join(validation.describe(examined, parsed.arguments, processes=1)))
+    parsed = flags.parse([word for word in _flags(known) if word != "--ray"])
+    examined = preflight.examine(parsed, processes=known.processes)
+    print("\n".join(validation.describe(examined, parsed.arguments, processes=known.processes)))
     loss = examined.objective
     print("valid: " + ("upstream's own loss" if loss is None else f"loss {loss.loss.name}, {loss.options}"))
 
 
 def _export(known: Namespace) -> None:
+    from sparsepo_plugin.adapters.openrlhf import quiet
     from sparsepo_plugin.adapters.openrlhf.export import export
 
+    quiet.silence_bars()
     print(export(known.checkpoint, known.out, merge=known.merge))
 
 
@@ -141,13 +173,19 @@ def _list(known: Namespace) -> None:
         for document in known.readme:
             losses.rewrite(document)
     else:
-        print(losses.as_text())
+        print(losses.as_text(known.loss))
 
 
 def _view(known: Namespace) -> None:
     from sparsepo_plugin.report.view.page import view
 
     view(known.record, known.output)
+
+
+def _report(known: Namespace) -> None:
+    from sparsepo_plugin.report.run_page import report
+
+    report(known.runs, known.output, known.eval)
 
 
 def _plot(known: Namespace) -> None:

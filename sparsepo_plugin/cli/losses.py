@@ -20,10 +20,17 @@ def _kind(row: OptionRow) -> str:
     return " | ".join(row.choices) or row.kind.__name__
 
 
-def as_text() -> str:
-    """Plain text, one block per loss."""
+def as_text(only: str | None = None) -> str:
+    """Plain text, one block per loss.
+
+    Args:
+      only: name of the one loss to list; default: all.
+
+    Raises:
+      UserError: no such loss.
+    """
     lines = []
-    for name in registry.names():
+    for name in [only] if only else registry.names():
         loss = registry.get(name)
         lines += [f"{name}: {loss.summary}", f"  needs: {needs_of(loss)}"]
         for row in option_rows(loss.options):

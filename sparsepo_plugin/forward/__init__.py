@@ -9,6 +9,7 @@ What calls what, from the top::
       activations       Recorder: feature means, where MaPO reads them
     adapters/step.py    PreferenceStep.evaluate -> pair_statistics.statistics -> types.TokenStats
       head.call_head    the policy's head, called once more with another arithmetic inside
+                            or inside the pass, where the trainer needs that: ForwardRunner.read_inside
         statistics.fused    tiles: whole rows (rows, triton_kernels) or slices of the vocabulary (slices)
       statistics.reference  the same from logits: the reference implementation, and the fall-back
       sharding          makes the reference's head whole, where a trainer has split it

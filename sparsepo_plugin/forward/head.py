@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from sparsepo_plugin.forward.head_weights import HeadWeights, LogitMap
 
+Compute = Callable[[Tensor, HeadWeights, torch.dtype | None], tuple[Tensor, ...]]
+
 
 class HeadHook:
     """Hooks on the output head of one model.
@@ -62,6 +64,40 @@ class HeadHook:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def computing(self, index: Tensor, compute: Compute) -> Iterator[CapturedStates]:
+        """Within the context the head's call in the model's next forward pass gives other values than logits.
+
+        They leave the head as its output, so that the hooks of a framework that shards it see them and make
+        its weight whole in the backward pass too. The model's own output is made to depend on them: hooks on
+        that, which make the rest of the model whole, then run before their backward pass.
+
+        Args:
+          index: flat positions in [rows, seq] of the model's own layout, [n].
+          compute: maps what the head was called with, [n, hidden], its weights, and the dtype in which
+            autocast would have it multiply to the values.
+        """
+        assert self.head is not None
+        head, captured = self.head, CapturedStates(index)
+
+        def forward(states: Tensor) -> tuple[Tensor, ...]:
+            with torch.autocast(states.device.type, enabled=False):
+                weights = HeadWeights(head.weight, head.bias)  # type: ignore[arg-type]
+                captured.values = compute(states[0], weights, captured.autocast)
+            return captured.values
+
+        handles = [
+            head.register_forward_pre_hook(captured.take_input(True)),
+            head.register_forward_hook(captured.take_values),
+        ]
+        head.forward = forward
+        try:
+            yield captured
+        finally:
+            del head.forward
+            for handle in handles:
+                handle.remove()
+
 
 class CapturedStates:
     """What one forward pass left.
@@ -71,7 +107,10 @@ class CapturedStates:
       calls: how often the head was called.
       everything: final hidden states of all positions, [rows, seq, hidden].
       autocast: the dtype in which autocast had the head multiply; None without autocast.
+      values: what ``HeadHook.computing`` had computed.
     """
+
+    values: tuple[Tensor, ...] = ()
 
     def __init__(self, index: Tensor) -> None:
         self._index, self.calls = index, 0
@@ -99,6 +138,17 @@ class CapturedStates:
         """Hook after the head: the grid instead of a logit nobody needs."""
         self._grid = LogitMap.grid(output)
         return self._grid
+
+    def take_values(self, _: nn.Module, __: tuple[Any, ...], output: tuple[Tensor, ...]) -> Tensor:
+        """Hook after a head that computed values: keep them, and give the model 0 times them.
+
+        FSDP2's mixed precision casts what a module gives; the values stay as they were, and carry its hooks.
+        """
+        self.values = tuple(
+            seen if seen.dtype == made.dtype else made for made, seen in zip(self.values, output, strict=True)
+        )
+        nothing = sum(0 * value.sum() for value in self.values if value.requires_grad)
+        return LogitMap.grid(self.values[0]) + nothing
 
     def logit_map(self, logits: Tensor) -> LogitMap | None:
         """What the model made of the grid; None if it is not understood."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.forward.activations import Recorder, Site
 from sparsepo_plugin.forward.block_states import BlockStates
-from sparsepo_plugin.forward.head import CapturedStates, HeadHook
+from sparsepo_plugin.forward.head import CapturedStates, Compute, HeadHook
 from sparsepo_plugin.forward.head_weights import LogitMap
 from sparsepo_plugin.forward.sharding import Sharding, WholeModels
 from sparsepo_plugin.forward.window import ResponseWindow
@@ -41,6 +41,8 @@ class ModelOutput(NamedTuple):
       aux_loss: the model's own auxiliary loss, or 0.
       activations: feature means of the recorded sites, each [2 * pairs, width]; empty if not asked for.
       autocast: the dtype in which autocast had the head multiply, or None.
+      final: final hidden states that predict the response tokens, [n, hidden]; None where nobody asked.
+      values: the statistics themselves, each [n], where they were computed inside the pass.
     """
 
     window: ResponseWindow
@@ -53,13 +55,16 @@ class ModelOutput(NamedTuple):
     aux_loss: Any = 0
     activations: Mapping[str, Tensor] = MappingProxyType({})
     autocast: torch.dtype | None = None
+    final: Tensor | None = None
+    values: tuple[Tensor, ...] = ()
 
     def first_rows(self, rows: int) -> ModelOutput:
         """The statistics' part of the first rows of the window."""
         window = ResponseWindow(*(value[:rows] for value in self.window))
         count = len(window.predicting()[0])
         states = None if self.states is None else self.states[:count]
-        return self._replace(window=window, positions=self.positions[:count], states=states)
+        values = tuple(value[:count] for value in self.values)
+        return self._replace(window=window, positions=self.positions[:count], states=states, values=values)
 
 
 class ForwardRunner:
@@ -69,6 +74,7 @@ class ForwardRunner:
       model: the transformers (or PEFT) model whose head and blocks are watched.
       mode: the first of HEAD_MODES to try.
       states: also take the hidden states of all blocks.
+      final: also take the final hidden states.
       sites: places whose activations are recorded too, in the model inside a PEFT model.
       sharding: how the model is spread over processes.
       warn: prints one line, once, where the model does not allow the way asked for.
@@ -80,6 +86,7 @@ class ForwardRunner:
         *,
         mode: HeadMode = "auto",
         states: bool = False,
+        final: bool = False,
         sites: Sequence[Site] = (),
         sharding: Sharding = _WHOLE,
         warn: Callable[[str], Any] = print,
@@ -90,11 +97,11 @@ class ForwardRunner:
         self._sites, self._sharding = sites, sharding
         self.mode: HeadMode = mode
         if self._head_hook.head is None and mode != "off":
-            self._fall_back("off", "it names no output head")
+            self.fall_back("off", "it names no output head")
         elif mode == "auto" and not self._head_hook.plain():
-            self._fall_back("rows", f"its output head is a {type(self._head_hook.head).__name__}")
+            self.fall_back("rows", f"its output head is a {type(self._head_hook.head).__name__}")
         self._map: LogitMap | None = None
-        self._want_states = states
+        self._want_states, self._want_final = states, final
         self._blocks = _blocks(model) if states and self.mode != "off" else None
         self._blocks_checked = False
 
@@ -108,6 +115,37 @@ class ForwardRunner:
         with self._recording(window) as activations:
             output = self._read(call, window)
         return output._replace(activations=activations)
+
+    def read_inside(
+        self, call: Callable[..., Any], window: ResponseWindow, computing: Callable[[LogitMap], Compute]
+    ) -> ModelOutput:
+        """Run the model, with the statistics computed where it calls its head; arguments as ``read``.
+
+        So they are part of the one forward pass that a framework which shards the model, or which looks for
+        unused parameters, knows of. The first time the model also runs without gradients, for its logit map.
+
+        Args:
+          call: as above.
+          window: as above.
+          computing: gives for the model's logit map what its head shall compute.
+        """
+        if self.mode == "auto" and self._map is None:
+            with torch.no_grad():
+                self.read(call, window)
+        if self.mode != "auto":
+            return self.read(call, window)
+        assert self._map is not None
+        rows, columns = window.predicting()
+        index = window.source[rows, columns]
+        with self._head_hook.computing(index, computing(self._map)) as captured:
+            output = call()
+        # Hooks on the model's output act only where the loss depends on it.
+        nothing = 0 * output["logits"].sum()
+        values = tuple(value + nothing if value.requires_grad else value for value in captured.values)
+        return ModelOutput(
+            window, index, None, None, self._map, self._head_hook.head, (), _aux_loss(output),
+            final=captured.hidden, values=values,
+        )  # fmt: skip
 
     @contextmanager
     def _recording(self, window: ResponseWindow) -> Iterator[dict[str, Tensor]]:
@@ -137,16 +175,23 @@ class ForwardRunner:
         if captured is not None and not self._understood(captured, output):
             return self._read(call, window)
         hidden_states = self._hidden_states(output, taken, captured, window)
-        aux = output.get("aux_loss", 0) if hasattr(output, "get") else getattr(output, "aux_loss", 0)
+        aux = _aux_loss(output)
         logits = None if self.mode == "auto" else output["logits"].flatten(0, 1)
         states = captured.hidden if self.mode == "auto" and captured is not None else None
+        final = self._final(output, captured, index) if self._want_final else None
         if self.mode == "rows":
             index = torch.arange(len(index), device=index.device)
         head, autocast = self._head_hook.head, None if captured is None else captured.autocast
         logit_map = self._map or LogitMap()
         return ModelOutput(
-            window, index, logits, states, logit_map, head, hidden_states, aux, autocast=autocast
+            window, index, logits, states, logit_map, head, hidden_states, aux, autocast=autocast, final=final
         )
+
+    def _final(self, output: Any, captured: CapturedStates | None, index: Tensor) -> Tensor:
+        if captured is not None and captured.hidden is not None:
+            return captured.hidden
+        states: Tensor = output.hidden_states[-1].flatten(0, 1)
+        return states[index]
 
     def _capturing(self, index: Tensor) -> AbstractContextManager[CapturedStates | None]:
         if self.mode == "off":
@@ -156,25 +201,28 @@ class ForwardRunner:
     def _understood(self, captured: CapturedStates, output: Any) -> bool:
         """Whether the head did what the mode expects; if not, the next mode is set."""
         if captured.calls != 1 or captured.hidden is None:
-            self._fall_back(
+            self.fall_back(
                 "off", f"its output head is called {captured.calls} times, or not on [rows, seq, hidden]"
             )
             return False
         if self.mode == "auto" and self._map is None:
             self._map = captured.logit_map(output["logits"])
             if self._map is None:
-                self._fall_back("rows", "what follows its output head is neither a scale nor a soft cap")
+                self.fall_back("rows", "what follows its output head is neither a scale nor a soft cap")
                 return False
         return True
 
-    def _fall_back(self, mode: HeadMode, reason: str) -> None:
+    def fall_back(self, mode: HeadMode, reason: str) -> None:
+        """Go on in a later one of HEAD_MODES, and say why."""
         where = "at the response positions" if mode == "rows" else "of all positions"
         self._warn(f"{self._name}: {reason}; the loss reads its logits {where}")
         self.mode = mode
 
     def _call(self, call: Callable[..., Any], window: ResponseWindow) -> tuple[Any, list[Tensor]]:
         if not self._want_states:
-            return call(), []
+            # Where the head is not watched, the model itself is asked for what stands before it.
+            asked = {"output_hidden_states": True} if self._want_final and self.mode == "off" else {}
+            return call(**asked), []
         if self._blocks is None:
             return call(output_hidden_states=True), []
         # The first time both ways run, so that what the hooks take is known to be the same.
@@ -199,6 +247,10 @@ class ForwardRunner:
             self._warn(f"{self._name}: its hidden states are not its blocks' outputs; it is asked for them")
             return expected
         return tuple(window.take(state) for state in output.hidden_states[1:])
+
+
+def _aux_loss(output: Any) -> Any:
+    return output.get("aux_loss", 0) if hasattr(output, "get") else getattr(output, "aux_loss", 0)
 
 
 def _blocks(model: nn.Module) -> BlockStates | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -71,6 +72,22 @@ def response_window(ids: Tensor, labels: Tensor) -> ResponseWindow:
     responses = labels.gather(1, columns).masked_fill(~inside | (offset == 0), IGNORE_INDEX)
     rows = torch.arange(len(ids), device=ids.device)[:, None]
     return ResponseWindow(rows * ids.shape[1] + columns, ids.gather(1, columns), responses)
+
+
+def numbers_in(window: ResponseWindow, rows: Sequence[Sequence[float]]) -> Tensor:
+    """A number per response token in the window's layout, [2 * pairs, width - 1], float32; nan elsewhere.
+
+    Args:
+      window: where the responses are.
+      rows: of every row a number per response token, to its last one. Rows without a prompt have one
+        more, for the first token, which nothing predicts; others may lack the first ones.
+    """
+    response = (window.labels[:, 1:] != IGNORE_INDEX).cpu()
+    numbers = torch.full(response.shape, torch.nan)
+    for row, (values, count) in enumerate(zip(rows, response.sum(1).tolist())):
+        known = min(count, len(values))
+        numbers[row, count - known : count] = torch.tensor(values[len(values) - known :])
+    return numbers.to(window.labels.device)
 
 
 def packed_source(source: Tensor, attention: Tensor) -> Tensor:

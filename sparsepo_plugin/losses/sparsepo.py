@@ -24,8 +24,17 @@ class _LossOptions(LossOptions):
     """What SparsePO itself can be told; its mask sources add the rest."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"init": "published", "mask_lr_scale": 1.0, "normalise": "none"}
+        "paper": {"init": "published", "mask_lr_scale": 1.0, "normalise": "none", "anchor": 0.0}
     }
+    earlier: ClassVar[Mapping[str, Any]] = {"anchor": 0.0}
+
+    anchor: float = option(
+        3.0,
+        "beyond the paper, which has none: weight of the mean token KL(reference || policy), which holds "
+        "tokens that masks free; measured with beta 0.1",
+        least=0.0,
+        affects="training",
+    )
 
     preset: Literal["default", "paper"] = option(
         "default",
@@ -64,8 +73,17 @@ class SparsePOOptions(_SourceOptions, _LossOptions):  # type: ignore[misc]
     """Options of SparsePO and of all its mask sources; options beyond the published method say so.
 
     The defaults are chosen on the evidence in docs/planted.md: masks start at 1, learn ten times as fast as
-    the policy and keep mean 1, which finds the tokens on every seed and becomes sparse by itself.
+    the policy and keep mean 1, which finds the tokens on every seed and becomes sparse by itself; the anchor
+    is what docs/mask-anchor-plan.md registered and docs/mask-anchor.md found.
     """
+
+    def variant(self) -> str:
+        """Kind of mask, normalisation and anchor, and how far that is from the published method."""
+        number = "one mask" if self.masks == "common" else "two masks"
+        told = f"{self.source} ({number}), normalise {self.normalise}, anchor {self.anchor:g}"
+        paper = self.presets["paper"]
+        published = self.learned and all(getattr(self, name) == value for name, value in paper.items())
+        return f"{told}; " + ("as published" if published else "preset paper is the published method")
 
     def validate(self) -> None:
         """Check bounds and combinations."""

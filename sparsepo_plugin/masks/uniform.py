@@ -12,5 +12,5 @@ from sparsepo_plugin.types import ReferenceShape
 
 @register_mask("uniform")
 def uniform(options: MaskOptions, shape: ReferenceShape, seed: int) -> nn.Module:
-    """Ablation, weight 1 on every token (= tdpo1)."""
+    """Ablation, weight 1 on every token (= tdpo1 with as much of an anchor)."""
     return OnesMask(kl=True)

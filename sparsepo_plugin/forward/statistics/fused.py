@@ -61,6 +61,7 @@ def fused_statistics(
     reference: ReferenceRows | None = None,
     *,
     with_kl: bool = False,
+    with_entropy: bool = False,
     logit_map: LogitMap = _UNCHANGED,
     dtype: torch.dtype | None = None,
 ) -> TokenValues:
@@ -75,6 +76,7 @@ def fused_statistics(
       targets: token ids, [n].
       reference: the reference's states and head, or None.
       with_kl: also KL(reference || policy).
+      with_entropy: also the policy's entropy, which gets no gradient.
       logit_map: what the policy does after its head.
       dtype: what autocast multiplied in when the policy ran; None where it ran without.
 
@@ -85,7 +87,7 @@ def fused_statistics(
     """
     _check(hidden, head, targets, reference, with_kl)
     found = _Fused.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, reference, with_kl, logit_map, dtype
+        hidden, head.weight, head.bias, targets, reference, (with_kl, with_entropy), logit_map, dtype
     )
     return TokenValues(*found)
 
@@ -115,10 +117,10 @@ class _Fused(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         reference: ReferenceRows | None,
-        with_kl: bool,
+        asked: tuple[bool, bool],
         logit_map: LogitMap,
         dtype: torch.dtype | None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         policy = Side.of(hidden, HeadWeights(weight, bias), logit_map, dtype)
         ctx.set_materialize_grads(False)
         ctx.reference, ctx.logit_map, ctx.dtype = reference, logit_map, dtype
@@ -128,19 +130,21 @@ class _Fused(torch.autograd.Function):
         if reference is not None and reference.collective:
             kept = None
         if reference is None:
-            found = _forward(policy, None, targets, with_kl, kept)
+            found = _forward(policy, None, targets, asked, kept)
         else:
             with reference.weights() as head:
-                found = _forward(policy, reference.side(head), targets, with_kl, kept)
+                found = _forward(policy, reference.side(head), targets, asked, kept)
         ctx.kept = kept
         ctx.save_for_backward(hidden, weight, bias, targets, found.lse, found.reference_lse)
-        if found.reference_logps is not None:
-            ctx.mark_non_differentiable(found.reference_logps)
-        return found.logps, found.reference_logps, found.kl
+        constant = [value for value in (found.reference_logps, found.entropy) if value is not None]
+        ctx.mark_non_differentiable(*constant)
+        return found.logps, found.reference_logps, found.kl, found.entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_logps: Tensor | None, _: Tensor | None, grad_kl: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, grad_logps: Tensor | None, _: Tensor | None, grad_kl: Tensor | None, __: Tensor | None
+    ) -> Any:
         hidden, weight, bias, targets, lse, reference_lse = ctx.saved_tensors
         grads = (torch.zeros_like(lse) if grad_logps is None else grad_logps, grad_kl)
         policy = Side.of(hidden, HeadWeights(weight, bias), ctx.logit_map, ctx.dtype)
@@ -167,12 +171,20 @@ def _kernels(tensor: Tensor) -> Any:
 
 
 def _forward(
-    policy: Side, reference: Side | None, targets: Tensor, with_kl: bool, kept: list[Exponentials] | None
+    policy: Side,
+    reference: Side | None,
+    targets: Tensor,
+    asked: tuple[bool, bool],
+    kept: list[Exponentials] | None,
 ) -> RowStatistics:
+    """Statistics of all rows; ``asked`` says whether KL and entropy are among them."""
     if not _by_slices(policy):
-        return _in_row_blocks(policy, reference, targets, with_kl)
+        return _in_row_blocks(policy, reference, targets, asked)
     like = policy.hidden.new_empty(0, dtype=shapes.compute_dtype(policy.hidden.dtype))
-    running = RunningStatistics(targets, like, with_reference=reference is not None, with_kl=with_kl)
+    with_kl, with_entropy = asked
+    running = RunningStatistics(
+        targets, like, with_reference=reference is not None, with_kl=with_kl, with_entropy=with_entropy
+    )
     everything = slice(0, len(targets))
     for part in shapes.slices(len(targets), len(policy.weight), policy.hidden.device):
         exponentials = running.add(both(policy, reference, everything, part), part.start)
@@ -191,7 +203,7 @@ def _again(
 ) -> RowStatistics:
     """Statistics in which some rows are computed from whole rows, in a form that knows no guess."""
     sides = [side._replace(hidden=side.hidden[bad]) for side in (policy, reference)]
-    again = _in_row_blocks(sides[0], sides[1], targets[bad], True)
+    again = _in_row_blocks(sides[0], sides[1], targets[bad], (True, found.entropy is not None))
     columns: list[Any] = [
         None if whole is None or part is None else whole.index_copy(0, bad, part)
         for whole, part in zip(found, again)
@@ -199,13 +211,15 @@ def _again(
     return RowStatistics(*columns)
 
 
-def _in_row_blocks(policy: Side, reference: Side | None, targets: Tensor, with_kl: bool) -> RowStatistics:
+def _in_row_blocks(
+    policy: Side, reference: Side | None, targets: Tensor, asked: tuple[bool, bool]
+) -> RowStatistics:
     """Whole rows, some at a time."""
     kernels, everything = _kernels(policy.hidden), slice(0, len(policy.weight))
     parts: list[RowStatistics] = []
     for tokens in shapes.row_blocks(len(targets), len(policy.weight), policy.hidden.device):
         tile = both(policy, reference, tokens, everything)
-        parts.append(kernels.statistics(tile, targets[tokens], with_kl))
+        parts.append(kernels.statistics(tile, targets[tokens], *asked))
     columns: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*parts)]
     return RowStatistics(*columns)
 

@@ -1,4 +1,4 @@
-"""The KL's formula, which the reference implementation and the fast paths in plain torch share."""
+"""Formulas of KL and entropy, which the reference implementation and the fast paths in plain torch share."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def kl_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
     # For large x expm1 overflows although q expm1(x) = p - q is at most 1.
     terms = torch.where(x > 1, p - q - q * x, terms)
     return torch.where(q == 0, p, terms)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax of every row, [...], nats; without a gradient.
+
+    Args:
+      logits: [..., vocab]; -inf is allowed.
+    """
+    total: Tensor = torch.special.entr(torch.softmax(logits.detach(), -1)).sum(-1)
+    return total

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.forward.head_weights import LogitMap
-from sparsepo_plugin.forward.statistics.kl import kl_terms
+from sparsepo_plugin.forward.statistics.kl import entropy, kl_terms
 from sparsepo_plugin.types import TokenStats
 
 IGNORE_INDEX = -100
@@ -66,6 +66,7 @@ class TokenValues(NamedTuple):
     policy_logps: Tensor
     reference_logps: Tensor | None
     token_kl: Tensor | None
+    entropy: Tensor | None = None
 
 
 def statistics_at(
@@ -76,6 +77,7 @@ def statistics_at(
     targets: Tensor,
     *,
     with_kl: bool,
+    with_entropy: bool = False,
 ) -> TokenValues:
     """Statistics of chosen rows of two tables of logits.
 
@@ -86,12 +88,19 @@ def statistics_at(
       reference_index: rows of the reference's table, [n].
       targets: token ids, [n].
       with_kl: compute the token KL.
+      with_entropy: compute the policy's entropy, which gets no gradient.
     """
     reference = None if reference_logits is None else reference_logits.detach()
     values = _TokenStatistics.apply(  # type: ignore[no-untyped-call]
         policy_logits, reference, policy_index, reference_index, targets, with_kl
     )
-    return TokenValues(*values)
+    found = TokenValues(*values)
+    if not with_entropy:
+        return found
+    parts = _chunks(len(policy_index), policy_logits.shape[-1], policy_logits.device)
+    tables = (policy_logits.detach()[policy_index[part]] for part in parts)
+    entropies = [entropy(table.to(found.policy_logps.dtype)) for table in tables]
+    return found._replace(entropy=torch.cat([found.policy_logps.new_zeros(0), *entropies]))
 
 
 def spread(values: TokenValues, response_mask: Tensor, places: tuple[Tensor, Tensor]) -> TokenStats:
@@ -108,9 +117,9 @@ def spread(values: TokenValues, response_mask: Tensor, places: tuple[Tensor, Ten
             return None
         return value.new_zeros(response_mask.shape).index_put(places, value)
 
-    policy_logps, reference_logps, token_kl = (place(value) for value in values)
+    policy_logps, reference_logps, token_kl, entropies = (place(value) for value in values)
     assert policy_logps is not None
-    return TokenStats(policy_logps, reference_logps, token_kl, response_mask)
+    return TokenStats(policy_logps, reference_logps, token_kl, response_mask, entropy=entropies)
 
 
 def _check_shapes(policy: Tensor, reference: Tensor | None, labels: Tensor, with_kl: bool) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.forward.head_weights import LogitMap
-from sparsepo_plugin.forward.statistics.kl import kl_terms
+from sparsepo_plugin.forward.statistics.kl import entropy, kl_terms
 
 
 class RowStatistics(NamedTuple):
@@ -20,6 +20,7 @@ class RowStatistics(NamedTuple):
       reference_logps: log ref(y).
       reference_lse: log of the reference's normaliser.
       kl: KL(reference || policy), >= 0.
+      entropy: of the policy.
     """
 
     logps: Tensor
@@ -27,6 +28,7 @@ class RowStatistics(NamedTuple):
     reference_logps: Tensor | None
     reference_lse: Tensor | None
     kl: Tensor | None
+    entropy: Tensor | None = None
 
 
 class Tile(NamedTuple):
@@ -36,25 +38,27 @@ class Tile(NamedTuple):
     reference: Tensor | None
 
 
-def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
+def statistics(tile: Tile, targets: Tensor, with_kl: bool, with_entropy: bool = False) -> RowStatistics:
     """Statistics of whole rows; with a KL the tile is left as log-probabilities.
 
     Args:
       tile: mapped logits, [n, vocab].
       targets: token ids, [n].
       with_kl: also the KL.
+      with_entropy: also the policy's entropy.
     """
     z, r = tile
+    entropies = entropy(z) if with_entropy else None
     lse = z.logsumexp(-1)
     logps = z.gather(1, targets[:, None]).squeeze(1) - lse
     if r is None:
-        return RowStatistics(logps, lse, None, None, None)
+        return RowStatistics(logps, lse, None, None, None, entropies)
     reference_lse = r.logsumexp(-1)
     reference_logps = r.gather(1, targets[:, None]).squeeze(1) - reference_lse
     kl = None
     if with_kl:
         kl = kl_terms(z.sub_(lse[:, None]), r.sub_(reference_lse[:, None])).sum(-1)
-    return RowStatistics(logps, lse, reference_logps, reference_lse, kl)
+    return RowStatistics(logps, lse, reference_logps, reference_lse, kl, entropies)
 
 
 def gradient(

@@ -24,12 +24,14 @@ class Exponentials(NamedTuple):
 
 
 class _RunningSoftmax:
-    """log sum exp, and the logit of the target, over columns that come in slices; each [n]."""
+    """log sum exp, the logit of the target, and the entropy if asked for, of columns in slices; each [n]."""
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, *, with_entropy: bool = False) -> None:
         # Finite, so that a slice of -inf alone adds 0 and not nan.
         self.peak = torch.full_like(like, torch.finfo(like.dtype).min)
         self.total, self._chosen = torch.zeros_like(like), torch.zeros_like(like)
+        # Sum of (peak - logit) exp(logit - peak).
+        self._spread = torch.zeros_like(like) if with_entropy else None
 
     def see(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Look at a slice, [n, slice], and make it relative to the peak so far.
@@ -46,6 +48,11 @@ class _RunningSoftmax:
         self._chosen = torch.where((targets >= 0) & (targets < width), chosen, self._chosen)
         peak = torch.maximum(self.peak, logits.amax(-1))
         factor = (self.peak - peak).exp_()
+        if self._spread is not None:
+            # Before the first slice the total is 0, and so is what the distance of the peaks adds.
+            self._spread = factor * (
+                self._spread + torch.where(self.total > 0, peak - self.peak, 0) * self.total
+            )
         self.peak = peak
         logits.sub_(peak[:, None])
         return factor
@@ -53,12 +60,17 @@ class _RunningSoftmax:
     def add(self, exponentials: Tensor, factor: Tensor) -> None:
         """Take in what the slice has become: exp(logit - peak), [n, slice]."""
         self.total.mul_(factor).add_(exponentials.sum(-1))
+        if self._spread is not None:
+            self._spread = self._spread + torch.special.entr(exponentials).sum(-1)
 
     def lse(self) -> Tensor:
         return self.peak + self.total.log()
 
     def logps(self) -> Tensor:
         return self._chosen - self.lse()
+
+    def entropy(self) -> Tensor | None:
+        return None if self._spread is None else self.total.log() + self._spread / self.total
 
 
 class RunningStatistics:
@@ -72,12 +84,21 @@ class RunningStatistics:
       like: a tensor of the tiles' dtype and device.
       with_reference: tiles have the reference's logits too.
       with_kl: also the KL; needs a reference.
+      with_entropy: also the policy's entropy.
     """
 
-    def __init__(self, targets: Tensor, like: Tensor, *, with_reference: bool, with_kl: bool) -> None:
+    def __init__(
+        self,
+        targets: Tensor,
+        like: Tensor,
+        *,
+        with_reference: bool,
+        with_kl: bool,
+        with_entropy: bool = False,
+    ) -> None:
         zeros = torch.zeros(targets.shape, dtype=like.dtype, device=like.device)
         self._targets, self._with_kl = targets, with_kl
-        self._policy = _RunningSoftmax(zeros)
+        self._policy = _RunningSoftmax(zeros, with_entropy=with_entropy)
         self._reference = _RunningSoftmax(zeros) if with_reference else None
         self._terms = zeros
         self._guess: Tensor | None = None
@@ -104,9 +125,10 @@ class RunningStatistics:
     def result(self) -> tuple[RowStatistics, Tensor | None]:
         """The statistics, and how far off the guess was, [n]; None without a KL."""
         policy, reference = self._policy, self._reference
+        logps, lse, entropy = policy.logps(), policy.lse(), policy.entropy()
         if reference is None:
-            return RowStatistics(policy.logps(), policy.lse(), None, None, None), None
-        found = RowStatistics(policy.logps(), policy.lse(), reference.logps(), reference.lse(), None)
+            return RowStatistics(logps, lse, None, None, None, entropy), None
+        found = RowStatistics(logps, lse, reference.logps(), reference.lse(), None, entropy)
         if self._guess is None:
             return found, None
         off = policy.lse() - reference.lse() - self._guess

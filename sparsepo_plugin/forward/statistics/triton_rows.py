@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsepo_plugin.forward.head_weights import LogitMap
+from sparsepo_plugin.forward.statistics.kl import entropy
 from sparsepo_plugin.forward.statistics.rows import RowStatistics, Tile
 from sparsepo_plugin.forward.statistics.shapes import aligned
 
@@ -25,8 +26,8 @@ def usable(tensor: Tensor) -> bool:
     return _INSTALLED and tensor.is_cuda and tensor.dtype != torch.float64
 
 
-def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
-    """As rows.statistics; leaves the tile as it is."""
+def statistics(tile: Tile, targets: Tensor, with_kl: bool, with_entropy: bool = False) -> RowStatistics:
+    """As rows.statistics; leaves the tile as it is. The entropy is computed in plain torch."""
     z, r = _readable(tile.policy), None if tile.reference is None else _readable(tile.reference)
     count, vocab = z.shape
     out = [torch.empty(count, dtype=torch.float32, device=z.device) for _ in range(5)]
@@ -36,9 +37,10 @@ def statistics(tile: Tile, targets: Tensor, with_kl: bool) -> RowStatistics:
             (z if r is None else r).stride(0), REFERENCE=r is not None, KL=with_kl, BLOCK=_ROW_BLOCK,
         )  # fmt: skip
     logps, lse, reference_logps, reference_lse, kl = out
+    entropies = entropy(z.float()) if with_entropy else None
     if r is None:
-        return RowStatistics(logps, lse, None, None, None)
-    return RowStatistics(logps, lse, reference_logps, reference_lse, kl if with_kl else None)
+        return RowStatistics(logps, lse, None, None, None, entropies)
+    return RowStatistics(logps, lse, reference_logps, reference_lse, kl if with_kl else None, entropies)
 
 
 def slice_gradient(
