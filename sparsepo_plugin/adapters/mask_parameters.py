@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.run_folder import configuration
 
 Groups = list[dict[str, Any]]
 
@@ -56,6 +58,15 @@ def regroup(groups: Groups, masks: nn.Module, objective: ConfiguredLoss, policy_
 def state_of(masks: nn.Module) -> dict[str, Tensor]:
     """A copy of the module's parameters, which must be whole, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in masks.state_dict().items()}
+
+
+def recorded_options(folder: Path, loss: str) -> dict[str, Any]:
+    """Options of a loss that a checkpoint, or else the run around it, wrote down; empty where neither did."""
+    path = folder / checkpoint.RECORD
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if record is None:  # nothing is learned, so the checkpoint holds no masks
+        record = configuration.read_run(folder.parent)
+    return dict(record.get("options", {})) if record.get("loss") == loss else {}
 
 
 def load(folder: str | Path, masks: nn.Module, objective: ConfiguredLoss) -> None:

@@ -16,7 +16,7 @@ from sparsepo_plugin import metrics
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.forward.activations import Site
-from sparsepo_plugin.forward.pair_statistics import statistics
+from sparsepo_plugin.forward.pair_statistics import Asked, inside_head, statistics
 from sparsepo_plugin.forward.runner import ForwardRunner, HeadMode, ModelOutput
 from sparsepo_plugin.forward.sharding import Sharding, WholeModels
 from sparsepo_plugin.forward.window import ResponseWindow
@@ -42,19 +42,22 @@ class StepResult(NamedTuple):
         """Whether the loss of every pair is."""
         return bool(torch.isfinite(self.output.losses.detach()).all())
 
-    def metrics(self, beta: float, keep: Sequence[bool] | None = None) -> dict[str, MetricSum]:
+    def metrics(
+        self, beta: float, keep: Sequence[bool] | None = None, *, errors: bool = False
+    ) -> dict[str, MetricSum]:
         """Metrics of the pairs.
 
         Args:
           beta: inverse temperature.
           keep: which pairs count, one entry each; default: all.
+          errors: also what standard errors are computed from.
         """
         if keep is None:
-            return metrics.pair_metrics(self.stats, self.masks, self.output, beta)
+            return metrics.pair_metrics(self.stats, self.masks, self.output, beta, errors=errors)
         pairs = torch.tensor(keep, device=self.output.losses.device)
         rows = torch.cat([pairs, pairs])
-        output = LossOutput(*(value[pairs] for value in self.output))
-        return metrics.pair_metrics(self.stats.rows(rows), self.masks.rows(rows), output, beta)
+        stats, output = self.stats.rows(rows), self.output.rows(pairs)
+        return metrics.pair_metrics(stats, self.masks.rows(rows), output, beta, errors=errors)
 
 
 class PreferenceStep:
@@ -69,6 +72,8 @@ class PreferenceStep:
       reference_mode: the same for the reference.
       sites: where the reference's activations are recorded.
       sharding: how the models are spread over processes.
+      inside: whether the policy's statistics must be computed inside its forward pass; the reference then
+        runs first.
       warn: prints one line.
     """
 
@@ -83,11 +88,13 @@ class PreferenceStep:
         reference_mode: HeadMode = "auto",
         sites: Sequence[Site] = (),
         sharding: Sharding = _WHOLE,
+        inside: bool = False,
         warn: Callable[[str], Any] = print,
     ) -> None:
-        self.objective, self.masks, self._sharding = objective, masks, sharding
-        self._policy = ForwardRunner(policy, mode=policy_mode, warn=warn)
-        self._policy_with_logits = ForwardRunner(policy, mode="off", warn=warn)
+        self.objective, self.masks, self._sharding, self._inside = objective, masks, sharding, inside
+        final = objective.needs.policy_states
+        self._policy = ForwardRunner(policy, mode=policy_mode, final=final, warn=warn)
+        self._policy_with_logits = ForwardRunner(policy, mode="off", final=final, warn=warn)
         self._reference = ForwardRunner(
             reference,
             mode=reference_mode,
@@ -98,7 +105,13 @@ class PreferenceStep:
         )
 
     def run_policy(
-        self, call: Callable[..., Any], window: ResponseWindow, *, all_logits: bool = False
+        self,
+        call: Callable[..., Any],
+        window: ResponseWindow,
+        *,
+        all_logits: bool = False,
+        reference: ModelOutput | None = None,
+        evaluating: bool = False,
     ) -> ModelOutput:
         """Run the policy.
 
@@ -106,7 +119,17 @@ class PreferenceStep:
           call: runs its forward pass with the given further keyword arguments, gives its output.
           window: where the responses lie.
           all_logits: the trainer wants the output with the logits of all positions.
+          reference: what ``run_reference`` gave, where it ran first.
+          evaluating: as ``evaluate``.
         """
+        if self._inside and not (reference is None or reference.states is not None):
+            if self._policy.mode == "auto":
+                self._policy.fall_back("rows", "the reference's logits are read")
+        elif self._inside and not all_logits:
+            asked = self._asked(reference, evaluating=evaluating)
+            return self._policy.read_inside(
+                call, window, lambda found: inside_head(window, found, reference, asked, self._sharding)
+            )
         return (self._policy_with_logits if all_logits else self._policy).read(call, window)
 
     @torch.no_grad()
@@ -115,7 +138,14 @@ class PreferenceStep:
         return self._reference.read(call, window) if self.objective.needs.reference else None
 
     def evaluate(
-        self, policy: ModelOutput, reference: ModelOutput | None, beta: float, *, evaluating: bool
+        self,
+        policy: ModelOutput,
+        reference: ModelOutput | None,
+        beta: float,
+        *,
+        evaluating: bool,
+        token_weights: Tensor | None = None,
+        reference_logps: Tensor | None = None,
     ) -> StepResult:
         """Statistics, masks and loss of a batch.
 
@@ -124,18 +154,40 @@ class PreferenceStep:
           reference: what ``run_reference`` gave.
           beta: inverse temperature.
           evaluating: an evaluation measures the KL of every loss with a reference, so that losses compare.
+          token_weights: of the data, as in TokenStats; only where the loss needs them.
+          reference_logps: as in TokenStats, where they were computed before and no reference ran.
         """
-        with_kl = self.objective.needs.token_kl or (evaluating and reference is not None)
+        needs = self.objective.needs
+        asked = self._asked(reference, evaluating=evaluating)
         # The loss is computed in float32 whatever the models ran in; autocast would undo that.
         with torch.autocast(policy.window.labels.device.type, enabled=False):
-            stats = statistics(policy, reference, with_kl=with_kl, sharding=self._sharding)
+            stats = statistics(
+                policy,
+                reference,
+                with_kl=asked.kl,
+                with_entropy=asked.entropy,
+                with_states=needs.policy_states,
+                sharding=self._sharding,
+            )
+            stats = stats._replace(token_weights=token_weights)
+            if reference_logps is not None:
+                stats = stats._replace(reference_logps=reference_logps)
             seen = policy if reference is None else reference
             masks = self.masks(
                 ReferenceState(
-                    seen.hidden_states, stats.response_mask, seen.window.token_ids, seen.activations
+                    seen.hidden_states,
+                    stats.response_mask,
+                    seen.window.token_ids,
+                    seen.activations,
+                    token_weights,
                 )
             )
-            return StepResult(stats, masks, self.objective.evaluate(stats, masks, beta))
+            output = self.objective.evaluate(stats, masks, beta)
+            return StepResult(stats, output.shown(masks), output)
+
+    def _asked(self, reference: ModelOutput | None, *, evaluating: bool) -> Asked:
+        needs = self.objective.needs
+        return Asked(needs.token_kl or (evaluating and reference is not None), needs.entropy)
 
 
 def gather(value: Any) -> list[Any]:

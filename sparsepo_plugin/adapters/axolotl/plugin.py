@@ -15,6 +15,7 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 
+from sparsepo_plugin.adapters.axolotl.keys import looks_ours
 from sparsepo_plugin.errors import UserError, report
 
 TRAINER = "sparsepo_plugin.adapters.axolotl.trainer.AxolotlSparsePOTrainer"
@@ -36,10 +37,15 @@ def stopping_the_run() -> Iterator[None]:
 
 
 class SparsePOPlugin(BasePlugin):
-    """Axolotl's hooks, in the order in which they are called."""
+    """Axolotl's hooks, in the order in which they are called.
+
+    From 0.21 on Axolotl loads it for every configuration, because it is installed. It does nothing unless the
+    configuration names it or has one of its keys.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._wanted = False
         self._trainer: Any = None
 
     def register(self, cfg: Any) -> None:
@@ -53,25 +59,32 @@ class SparsePOPlugin(BasePlugin):
         Raises:
           SystemExit: a package is missing, or the configuration cannot be trained.
         """
+        self._wanted, self._trainer = _wanted(cfg), None
+        if not self._wanted:
+            return
         with stopping_the_run():
             _require_packages()
             from sparsepo_plugin.adapters.axolotl import settings
+            from sparsepo_plugin.adapters.trl.versions import untested
 
+            warnings = [untested(name) for name in ("axolotl", "trl")]
             chosen = settings.check(cfg, TRAINER)
         cfg["trainer_cls"] = TRAINER
         if os.environ.get("RANK", "0") == "0":
-            print(f"SparsePO: preference_loss {chosen}", flush=True)
+            print("\n".join([*filter(None, warnings), f"SparsePO: preference_loss {chosen}"]), flush=True)
 
-    def get_input_args(self) -> str:
+    def get_input_args(self) -> str | None:
         """Our keys of the configuration file, for upstream's validation."""
-        return "sparsepo_plugin.adapters.axolotl.settings.SparsePOArgs"
+        return "sparsepo_plugin.adapters.axolotl.settings.SparsePOArgs" if self._wanted else None
 
-    def get_training_args_mixin(self) -> str:
+    def get_training_args_mixin(self) -> str | None:
         """Our training arguments."""
-        return "sparsepo_plugin.adapters.trl.arguments.PreferenceArguments"
+        return "sparsepo_plugin.adapters.trl.arguments.PreferenceArguments" if self._wanted else None
 
-    def get_training_args(self, cfg: Any) -> dict[str, Any]:
+    def get_training_args(self, cfg: Any) -> dict[str, Any] | None:
         """Our training arguments' values."""
+        if not cfg.get("preference_loss"):
+            return None
         from sparsepo_plugin.adapters.axolotl import settings
 
         return settings.training_arguments(cfg)
@@ -82,6 +95,8 @@ class SparsePOPlugin(BasePlugin):
         Raises:
           SystemExit: another plugin has put its own trainer in.
         """
+        if not cfg.get("preference_loss"):
+            return
         with stopping_the_run():
             if not hasattr(trainer, "mask_training"):
                 raise UserError(
@@ -94,9 +109,32 @@ class SparsePOPlugin(BasePlugin):
         """Save the mask module beside the final model; called before and after that is saved."""
         if self._trainer is not None and self._trainer.is_world_process_zero():
             os.makedirs(cfg.output_dir, exist_ok=True)
+            from sparsepo_plugin import checkpoint
+
             self._trainer.mask_training.save(cfg.output_dir)
             if hasattr(self._trainer.model, "peft_config"):
                 drop_unmerged_weights(Path(cfg.output_dir))
+            else:
+                checkpoint.remove_adapter(Path(cfg.output_dir))
+
+    def post_train_unload(self, cfg: Any) -> None:
+        """Say what was reached and where it is: Axolotl's last call, when everything is saved."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is None or not trainer.is_world_process_zero():
+            return
+        from sparsepo_plugin.run_folder import closing
+
+        said = closing.lines(
+            Path(cfg.output_dir), cfg.base_model, cfg.preference_loss, trainer.moments.seconds,
+            names=closing.AXOLOTL,
+        )  # fmt: skip
+        print("\n".join(said), flush=True)
+
+
+def _wanted(cfg: Any) -> bool:
+    """Whether a raw configuration names the plugin or has one of its keys, misspelt ones included."""
+    named = any(str(name).endswith(SparsePOPlugin.__name__) for name in cfg.get("plugins") or [])
+    return named or any(looks_ours(str(key)) for key in cfg)
 
 
 def drop_unmerged_weights(folder: Path) -> None:
@@ -129,8 +167,3 @@ def _require_packages() -> None:
                 f"the plugin SparsePOPlugin needs {', '.join(_REQUIRED)}: got no usable {name} ({reason}); "
                 f"{remedy}"
             ) from None
-    from importlib.metadata import version
-
-    installed = version("trl")
-    if tuple(int(part) for part in installed.split(".")[:2]) < (1, 9):
-        raise UserError(f"trl: got version {installed}, expected 1.9 or later; {remedy}")

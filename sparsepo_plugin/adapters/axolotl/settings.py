@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from sparsepo_plugin import registry
+from sparsepo_plugin.adapters.axolotl.keys import looks_ours
 from sparsepo_plugin.adapters.trl.arguments import build_options
-from sparsepo_plugin.adapters.trl.refusals import OPTIMIZERS, REASONS, other_optimizer
+from sparsepo_plugin.adapters.trl.refusals import REASONS, check_optimizer, check_precomputing
 from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
 
@@ -78,19 +80,19 @@ def check(cfg: Any, trainer: str) -> str:
                 f"{name}: got {_text(cfg.get(name))!r}, expected none with preference_loss {chosen}: "
                 f"{reason}; drop {name}"
             )
+    _check_fsdp_version(cfg)
     for name in _PARALLEL:
         if cfg.get(name) and int(cfg[name]) > 1:
             raise UserError(f"{name}: got {cfg[name]}, expected 1: {_SHARDED}; drop {name}")
+    if cfg.get("precompute_ref_log_probs"):
+        check_precomputing(options, f"preference_loss {chosen}")
     if options.learned:
         _check_optimizer(cfg)
     return f"{loss.name}, {options}"
 
 
-_SHARDED = (
-    "it shards the policy, which is tested with OpenRLHF only (`sparsepo train`); DDP and PEFT work here"
-)
+_SHARDED = "it splits rows and matrices over processes, which is tested with OpenRLHF only (`sparsepo train`)"
 _REFUSED = {
-    "precompute_ref_log_probs": REASONS["precompute_ref_log_probs"],
     **{
         f"dpo_{name}": REASONS[name]
         for name in (
@@ -103,9 +105,6 @@ _REFUSED = {
         )
     },
     "pad_to_multiple_of": "upstream's collator for it makes batches of an older TRL",
-    "deepspeed": _SHARDED,
-    "fsdp": _SHARDED,
-    "fsdp_config": _SHARDED,
     "relora": "it merges weights into the policy past the trainer",
     "use_ray": "it is not tested",
 }
@@ -115,7 +114,7 @@ _PARALLEL = ("context_parallel_size", "tensor_parallel_size", "dp_shard_size")
 def _check_names(cfg: Any, chosen: Any) -> None:
     names = registry.names()
     for key in map(str, cfg):
-        if key not in ("preference_loss", *names) and _looks_ours(key):
+        if key not in ("preference_loss", *names) and looks_ours(key):
             raise unknown("key", key, ("preference_loss", *names))
     if chosen is None:
         raise UserError(f"preference_loss: got none, expected one of {', '.join(names)}; or drop the plugin")
@@ -127,11 +126,6 @@ def _check_names(cfg: Any, chosen: Any) -> None:
                 f"section {name} given with preference_loss {chosen}: expected preference_loss {name}, or no "
                 f"such section"
             )
-
-
-def _looks_ours(key: str) -> bool:
-    """Whether an unknown top-level key, which upstream would drop silently, is one of ours misspelt."""
-    return key.lower().startswith(("preference_lo", "sparsepo", "sparse_po", "sparspo"))
 
 
 def _options(loss: registry.Loss, given: Any) -> LossOptions:
@@ -171,10 +165,18 @@ def _text(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
+def _check_fsdp_version(cfg: Any) -> None:
+    given = cfg.get("fsdp_config")
+    if not (given or cfg.get("fsdp")):
+        return
+    inside = given if isinstance(given, Mapping) else {}
+    version = next((v for v in (cfg.get("fsdp_version"), inside.get("fsdp_version")) if v is not None), 1)
+    if str(version) != "2":
+        raise UserError(f"fsdp_version: got {version}, expected 2: FSDP1 flattens the head's weights away")
+
+
 def _check_optimizer(cfg: Any) -> None:
-    optimizer = _text(cfg.get("optimizer"))
-    if optimizer is not None and optimizer not in OPTIMIZERS:
-        raise other_optimizer("optimizer", repr(optimizer))
+    check_optimizer(SimpleNamespace(optimizer=cfg.get("optimizer")), "optimizer")
     if (scheduler := _text(cfg.get("lr_scheduler"))) in ("one_cycle", "rex"):
         raise UserError(
             f"lr_scheduler: got {scheduler!r}, expected one that keeps every group's own rate, such as "

@@ -21,3 +21,6 @@ class AxolotlSparsePOTrainer(PreferenceMixin, AxolotlDPOTrainer):
         """Upstream's training."""
         with stopping_the_run():
             return super().train(*args, **options)
+
+    def say_end(self) -> None:
+        """Nothing yet: the plugin says it, after Axolotl has saved the policy."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sparsepo_plugin.adapters import dropout
+from sparsepo_plugin.adapters.openrlhf import quiet
 from sparsepo_plugin.patched import patched
 
 
@@ -21,7 +22,8 @@ def build_actor(actor_class: Callable[..., Any], *args: Any, **options: Any) -> 
     def with_float32(name: str) -> torch.dtype:
         return torch.float32 if name == "fp32" else convert(name)
 
-    with patched(utils, convert_to_torch_dtype=with_float32):
+    # A line on experts, of models without any too, and for the reference again.
+    with patched(utils, convert_to_torch_dtype=with_float32), quiet.without_lines("[MoE]"):
         return actor_class(*args, **options)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from sparsepo_plugin.adapters.openrlhf import quiet
 from sparsepo_plugin.adapters.openrlhf.rows import prepared_rows
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
 from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs
@@ -121,12 +122,10 @@ def _load(arguments: SimpleNamespace, flag: str, value: str) -> Any:
     from datasets.exceptions import DatasetGenerationError
     from openrlhf.datasets.utils import blending_datasets
 
-    quiet = SimpleNamespace(print=lambda *_: None, is_rank_0=lambda: False, args=arguments)
+    mute = quiet.mute(arguments)
     data, training = arguments.data, flag == TRAINING
     split = data.dataset_split if training else arguments.eval.split
-    limits = (
-        (data.dataset_probs, quiet, arguments.train.seed, data.max_samples) if training else (None, quiet)
-    )
+    limits = (data.dataset_probs, mute, arguments.train.seed, data.max_samples) if training else (None, mute)
     try:
         with _quiet_datasets():
             return blending_datasets(value, *limits, dataset_split=split)

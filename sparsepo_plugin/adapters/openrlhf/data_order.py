@@ -12,19 +12,23 @@ which run in a random order. The gradient of a step is a mean over pairs: it cha
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from openrlhf.trainer import dpo_trainer
 from openrlhf.trainer.dpo_trainer import DPOTrainer
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_sampler import DistributedSampler
 from torch import Tensor
 
 from sparsepo_plugin.adapters.openrlhf import places, stopping
+from sparsepo_plugin.adapters.openrlhf.progress import Progress, shown
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.patched import patched
 
 
 class OrderedLoading(DeepspeedStrategy):
@@ -82,27 +86,55 @@ class OrderedTrainer(DPOTrainer):
     def fit(
         self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None
     ) -> None:
-        """Upstream's loop; an evaluation "once per epoch" stays one."""
-        sampler = self.train_dataloader.sampler
+        """Upstream's loop, by default with an evaluation before it; one "once per epoch" stays one."""
+        sampler, done = self.train_dataloader.sampler, consumed_samples // args.train.batch_size
         if args.eval.steps == -1:
             args.eval.steps = sampler.steps_per_epoch
         self.epochs = 1
-        with stopping.listening() as self._stop:
+        with stopping.listening() as self._stop, self._one_bar(sampler.steps, done):
+            if args.eval.at_start and not done and self.eval_dataloader:
+                self.ref_model.eval()
+                self.evaluate(self.eval_dataloader, 0)
             super().fit(args, consumed_samples, sampler.steps)
+
+    @contextmanager
+    def _one_bar(self, steps: int, done: int) -> Iterator[None]:
+        self._bar = Progress(steps, done, active=self.strategy.is_rank_0())
+        try:
+            with patched(dpo_trainer, tqdm=self._bar.in_place_of_tqdm):
+                yield
+        finally:
+            self._bar.close()
+
+    def evaluate(self, eval_dataloader: Any, steps: int = 0) -> None:
+        """Upstream's; it draws no number of the training's random sequence, and says what it found."""
+        device = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(device):
+            super().evaluate(eval_dataloader, steps)
+        found = ", ".join(f"{name} {value}" for name, value in shown(self.evaluated(steps)).items())
+        self.strategy.print(f"evaluation after step {steps}: {found}")
+
+    def evaluated(self, steps: int) -> Mapping[str, float]:
+        """What the evaluation that has just ended found."""
+        return self._bar.evaluation
 
     def save_logs_and_checkpoints(
         self, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
     ) -> None:
-        """Upstream's; then, where a signal has told any process to end, a last checkpoint and the end.
+        """Upstream's, the last step always with an evaluation; a signal to any process ends the training.
 
         Raises:
-          StoppedError: there was a signal, and steps are left.
+          StoppedError: there was a signal, and steps are left; there is a last checkpoint.
         """
+        self._bar.step(logs_dict)
+        last = global_step == self.train_dataloader.sampler.steps
+        if last and args.eval.at_end and self.eval_dataloader and global_step % args.eval.steps:
+            self.evaluate(self.eval_dataloader, global_step)
         super().save_logs_and_checkpoints(args, global_step, step_bar, logs_dict, client_states)
         number = self._stop.number
         if self.strategy.world_size > 1:
             number = int(self.strategy.all_reduce(float(number), op="max"))
-        if not number or global_step >= self.train_dataloader.sampler.steps:
+        if not number or last:
             return
         said = "no checkpoint was written, as --ckpt.save_steps asks for none"
         if places.saves(args) and not args.ckpt.disable_ds:

@@ -19,20 +19,29 @@ class PromptLength(int):
     Attributes:
       index: of the pair in the data set.
       rejected: tokens before the rejected response.
+      weights: the data's numbers for the tokens of chosen and of rejected response, if they have any.
     """
 
     index: int
     rejected: int
+    weights: tuple[list[float], list[float]] | None
 
-    def __new__(cls, length: int, index: int, rejected: int | None = None) -> PromptLength:
+    def __new__(
+        cls,
+        length: int,
+        index: int,
+        rejected: int | None = None,
+        weights: tuple[list[float], list[float]] | None = None,
+    ) -> PromptLength:
         """Make a length in tokens; ``rejected`` is ``length`` too where not given."""
         value = super().__new__(cls, length)
         value.index, value.rejected = index, length if rejected is None else rejected
+        value.weights = weights
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep what it says through worker processes."""
-        return PromptLength, (int(self), self.index, self.rejected)
+        return PromptLength, (int(self), self.index, self.rejected, self.weights)
 
 
 class PromptLengths(list[int]):
@@ -79,7 +88,9 @@ class IndexedPreferenceDataset(RewardDataset):
         self.pairs, self.account = prepared_rows(dataset, tokenizer, arguments)
         self.account.check("the data")
         self.sizes = self._sizes() if arguments.data.length_batching else None
-        for line in self.account.lines("data"):
+        # Upstream makes the training set first, after which the strategy knows its steps.
+        named = "evaluation data" if getattr(strategy, "steps", 0) else "data"
+        for line in self.account.lines(named):
             strategy.print(line)
 
     def _sizes(self) -> list[int]:
@@ -100,7 +111,8 @@ class IndexedPreferenceDataset(RewardDataset):
         for name in ("chosen", "rejected"):
             ids = torch.tensor([row[name]])
             tensors += [ids, torch.ones_like(ids)]
-        return (*tensors, PromptLength(row["chosen_start"], idx, row["rejected_start"]))
+        weights = (row["chosen_weights"], row["rejected_weights"]) if "chosen_weights" in row else None
+        return (*tensors, PromptLength(row["chosen_start"], idx, row["rejected_start"], weights))
 
     def collate_fn(self, item_list: list[Any]) -> tuple[Any, ...]:
         """Upstream's batch; the lengths know both sides."""

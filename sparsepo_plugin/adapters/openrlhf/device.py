@@ -12,8 +12,11 @@ from typing import Any
 
 import openrlhf.utils.deepspeed.deepspeed as upstream
 import torch
+from deepspeed.runtime import bf16_optimizer
 from openrlhf.utils.deepspeed import DeepspeedStrategy
+from tqdm import tqdm
 
+from sparsepo_plugin.adapters.openrlhf import quiet
 from sparsepo_plugin.patched import patched
 
 
@@ -56,6 +59,16 @@ class AnyDevice(DeepspeedStrategy):
         if not torch.cuda.is_available() and optim_dict:
             config["optimizer"] = {**optim_dict, "params": {**optim_dict["params"], "torch_adam": True}}
         return config
+
+    def prepare(self, *models: Any) -> Any:
+        """Upstream's engines, without DeepSpeed's lines on memory."""
+        with patched(bf16_optimizer, see_memory_usage=lambda *_, **__: None):
+            return super().prepare(*models)
+
+    def print(self, *message: Any) -> None:
+        """Print above the bar, by the first process; a model in one line."""
+        if self.is_rank_0():
+            tqdm.write(" ".join(str(quiet.described(part)) for part in message))
 
     def all_reduce(self, data: Any, op: str = "mean") -> Any:
         """Reduce a number, tensor or dict over all processes."""

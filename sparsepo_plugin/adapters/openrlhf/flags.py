@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import math
 import os
@@ -20,21 +21,27 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from sparsepo_plugin import config, registry
+from sparsepo_plugin.adapters.openrlhf import own_flags
 from sparsepo_plugin.errors import UserError, unknown
-from sparsepo_plugin.forward.runner import HEAD_MODES
-from sparsepo_plugin.options import LossOptions, option_rows
+from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.registry import Loss
-from sparsepo_plugin.run_folder import trackers
 
 UPSTREAM_CLI = "openrlhf.cli.train_dpo"
 
 
 class Parsed(NamedTuple):
-    """Arguments as upstream hands them to train(), and the chosen loss (None: upstream's own)."""
+    """Arguments as upstream hands them to train(), and the chosen loss (None: upstream's own).
+
+    Attributes:
+      notes: what a user should know, a sentence each.
+      given: options of the loss that the user names, on the command line or in a file.
+    """
 
     arguments: SimpleNamespace
     loss: Loss | None
     options: LossOptions | None
+    notes: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
 
 
 def parse(argv: Sequence[str]) -> Parsed:
@@ -66,7 +73,7 @@ def parse(argv: Sequence[str]) -> Parsed:
         # Upstream rewrites this to flash attention when samples are packed; sdpa and eager keep the samples
         # of a packed row apart as well, by its positions.
         collected[0].ds.attn_implementation = parser.attention
-    return _finish(collected[0])
+    return _finish(collected[0])._replace(notes=tuple(parser.notes))
 
 
 def _has_flash_attention() -> bool:
@@ -95,13 +102,32 @@ def _main_block() -> Any:
     raise RuntimeError(f"{spec.origin}: no main block")
 
 
+_BACK = "--no-"
+_OPPOSITE = {"store_true": "store_false", "store_false": "store_true"}
+# Flags that the command takes for itself.
+_OF_THE_COMMAND = {
+    "--processes": "--processes N: processes on this machine",
+    "--smoke": "--smoke DIR: try the configuration on a tiny model and generated data",
+}
+
+
+def _taken_back(flag: str) -> str:
+    """The flag that takes a switch back."""
+    return f"--{flag.removeprefix(_BACK)}" if flag.startswith(_BACK) else f"{_BACK}{flag[2:]}"
+
+
 class _Parser(argparse.ArgumentParser):
     """Upstream's parser as it is built, with our flags added when it is asked to parse."""
 
     def __init__(self, argv: list[str]) -> None:
-        super().__init__(prog="sparsepo train", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(
+            prog="sparsepo train",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog=f"of sparsepo itself: {'; '.join(_OF_THE_COMMAND.values())}",
+        )
         self._argv = argv
         self.attention = ""
+        self.notes: list[str] = []
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add a flag of upstream's; three are widened for machines without CUDA and for files."""
@@ -110,26 +136,28 @@ class _Parser(argparse.ArgumentParser):
         if names[0] == "--ds.attn_implementation" and not torch.cuda.is_available():
             options["default"] = "sdpa"
         action = super().add_argument(*names, **options)
-        if options.get("action") == "store_true":
+        if (kind := options.get("action")) in _OPPOSITE:
             # Lets the command line take back a switch that a configuration file sets.
             super().add_argument(
-                f"--no-{names[0][2:]}", dest=action.dest, action="store_false", default=argparse.SUPPRESS,
+                _taken_back(names[0]), dest=action.dest, action=_OPPOSITE[kind], default=argparse.SUPPRESS,
                 help=argparse.SUPPRESS,
             )  # fmt: skip
         return action
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """Add our flags, put the configuration file's before the command line's, parse."""
-        self._add_own_flags()
+        own_flags.add(self)
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--config")
         configured, rest = finder.parse_known_args(self._argv)
+        switches = [name for name, action in self._option_string_actions.items() if action.nargs == 0]
+        taken_back = {name: back for name in switches if (back := _taken_back(name)) in switches}
+        rest = config.spelt_out(rest, taken_back)
         if configured.config:
-            switches = {a.dest: a.nargs == 0 for a in self._actions if a.dest not in ("help", "config")}
-            rest = [*config.read_flags(configured.config, switches), *rest]
+            rest = [*self._read(configured.config, rest), *rest]
         parsed, extra = self.parse_known_args(rest)
         if extra:
-            raise unknown("flag", extra[0].split("=")[0], self._option_string_actions)
+            raise self._unknown(extra[0].split("=")[0])
         parsed.config = configured.config
         self.attention = getattr(parsed, "ds.attn_implementation")
         if getattr(parsed, "ds.lora.target_modules", None) == ["all-linear"]:
@@ -137,78 +165,34 @@ class _Parser(argparse.ArgumentParser):
             setattr(parsed, "ds.lora.target_modules", "all-linear")
         return parsed
 
+    def _read(self, path: str, command: list[str]) -> list[str]:
+        """Flags of a configuration file; options of other losses make way for a loss on the command line."""
+        known = {a.dest: a.nargs == 0 for a in self._actions if a.dest not in ("help", "version", "config")}
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--loss")
+        with contextlib.suppress(argparse.ArgumentError):  # the real parser says it better
+            if loss := finder.parse_known_args(command)[0].loss:
+                others = tuple(f"{name}." for name in registry.names() if name != loss)
+                flat = config.read_flat(path)
+                aside = [key for key, value in flat.items() if value is not None and key.startswith(others)]
+                if aside:
+                    self.notes.append(f"--loss {loss}: set aside of {path}: {', '.join(aside)}")
+                return config.read_flags(path, known, others)
+        return config.read_flags(path, known)
+
+    def _unknown(self, name: str) -> UserError:
+        if name in _OF_THE_COMMAND:
+            return UserError(
+                f"unknown flag {name!r}: it is one of the command sparsepo ({_OF_THE_COMMAND[name]}); other "
+                "launchers have their own"
+            )
+        kind = name.startswith(_BACK)  # forms that take a switch back are suggested to those who ask for one
+        flags = [flag for flag in self._option_string_actions if flag.startswith(_BACK) == kind]
+        return unknown("flag", name, flags, see=f"{self.prog} --help")
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage and leaving."""
         raise UserError(message)
-
-    def _add_own_flags(self) -> None:
-        ours = self.add_argument_group("SparsePO")
-        ours.add_argument("--config", help="YAML file of flags; flags on the command line win")
-        ours.add_argument(
-            "--loss", help=f"registered loss: {', '.join(registry.names())}; none: upstream's own"
-        )
-        # On the parser itself, not in the group, so that each gets its --no- form.
-        self.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="replace the earlier run in the output folders",
-        )
-        self.add_argument("--eval.at_start", action="store_true", help="also evaluate before the first step")
-        self.add_argument(
-            "--model.trust_remote_code", action="store_true", help="run code that comes with a model"
-        )
-        self.add_argument(
-            "--data.upstream_end_tokens",
-            action="store_true",
-            help="end rows as OpenRLHF does: a space before the end token, and one where a response was cut",
-        )
-        self.add_argument(
-            "--data.chat_template_kwargs", help='given to the chat template, JSON: {"enable_thinking": false}'
-        )
-        self.add_argument("--model.dropout", action="store_true", help="keep the policy's dropout; off: none")
-        self._add_reporting_flags()
-        self._add_speed_flags()
-        cluster = self.add_argument_group("--ray: run as Ray actors")
-        cluster.add_argument("--ray.address", help="address of a cluster, or auto; none: this machine")
-        cluster.add_argument("--ray.num_nodes", type=int, default=1, help="nodes")
-        cluster.add_argument("--ray.gpus_per_node", type=int, default=1, help="actors per node, CPU ones too")
-        for name in registry.names():
-            group = self.add_argument_group(f"--loss {name}")
-            for row in option_rows(registry.get(name).options):
-                group.add_argument(
-                    f"--{name}.{row.name}",
-                    type=row.kind,
-                    choices=row.choices or None,
-                    default=argparse.SUPPRESS,
-                    help=f"{row.help} (default: {row.default})",
-                )
-
-    def _add_reporting_flags(self) -> None:
-        self.add_argument(
-            "--logger.report_to", nargs="*", choices=trackers.NAMES, default=[],
-            help="trackers beside metrics.jsonl",
-        )  # fmt: skip
-        self.add_argument("--hub.push", metavar="ORG/NAME", help="upload the trained policy to the model hub")
-        self.add_argument("--hub.private", action="store_true", help="as a private repository")
-
-    def _add_speed_flags(self) -> None:
-        speed = self.add_argument_group("speed and memory: no number changes")
-        speed.add_argument(
-            "--perf.head",
-            choices=HEAD_MODES,
-            default="auto",
-            help="auto: no logits where the model allows it; rows: logits of responses; off: of all tokens",
-        )
-        speed.add_argument(
-            "--perf.prefix",
-            choices=("auto", "off"),
-            default="auto",
-            help="auto: what chosen and rejected begin with runs once, where the model allows it",
-        )
-        # Not in the group either: it has a --no- form.
-        self.add_argument(
-            "--data.length_batching", action="store_true", help="micro-batches of pairs of similar length"
-        )
 
 
 def _finish(arguments: SimpleNamespace) -> Parsed:
@@ -226,4 +210,4 @@ def _finish(arguments: SimpleNamespace) -> Parsed:
     options = loss.options.build(given[loss.name])
     options.check_effects()
     setattr(arguments, loss.name, SimpleNamespace(**vars(options)))
-    return Parsed(arguments, loss, options)
+    return Parsed(arguments, loss, options, given=frozenset(given[loss.name]))

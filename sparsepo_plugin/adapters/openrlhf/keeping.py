@@ -172,6 +172,8 @@ class PortableStrategy(AnyDevice, OrderedLoading):
 
 def _not_written(folder: Path, tag: str, error: Exception) -> RunFailedError:
     reason = (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]
+    if "inline_container" in reason:  # torch's writer names its own line, whatever the disk said
+        reason = "the disk took only a part of it; it is full, or fails"
     shutil.rmtree(folder / tag, ignore_errors=True)
     last = checkpoints.look(folder).saved
     kept = f"{last.tag} is kept: make room, then go on with --resume" if last else "there is no earlier one"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from sparsepo_plugin.adapters.openrlhf import flags, hub, places, preflight
+from sparsepo_plugin.adapters.openrlhf import flags, hub, places, preflight, quiet
 from sparsepo_plugin.adapters.openrlhf.actors import build_actor, build_steady
 from sparsepo_plugin.adapters.openrlhf.run_identity import checkpoint_record
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
+from sparsepo_plugin.adapters.process_exit import leave_group_at_exit
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.patched import patched
-from sparsepo_plugin.run_folder import lock
+from sparsepo_plugin.run_folder import closing, lock
 
 
 def run(argv: Sequence[str]) -> None:
@@ -26,6 +30,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
       UserError: bad input (before anything is written), or a non-finite loss.
     """
+    started = time.monotonic()
     parsed = flags.parse(argv)
     examined = preflight.examine(parsed)
     objective = examined.objective
@@ -34,9 +39,12 @@ def run(argv: Sequence[str]) -> None:
     # Tokenizers are used by forked dataset workers; this is what silences their warning.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import_openrlhf()
+    leave_group_at_exit()
+    quiet.silence_bars()
     import openrlhf.cli.train_dpo as upstream
 
     replaced = _replacements(objective, checkpoint_record(parsed.arguments, objective))
+    replaced["blending_datasets"] = functools.partial(_blended, upstream.blending_datasets)
     build = build_actor if parsed.arguments.model.dropout else build_steady
     replaced["Actor"] = functools.partial(build, upstream.Actor)
     # One process locks for all: the others end with it where it is refused.
@@ -45,6 +53,20 @@ def run(argv: Sequence[str]) -> None:
         rebound(upstream.train, **replaced)(parsed.arguments)
         if os.environ.get("RANK", "0") == "0":
             hub.push(parsed.arguments)
+            _close(parsed.arguments, time.monotonic() - started)
+
+
+def _close(arguments: SimpleNamespace, seconds: float) -> None:
+    model, folder = arguments.model.model_name_or_path, Path(arguments.ckpt.output_dir)
+    said = closing.lines(folder, model, arguments.loss, seconds)
+    print("\n".join(said), flush=True)
+
+
+def _blended(
+    blend: Callable[..., Any], value: Any, share: Any, strategy: Any, *rest: Any, **more: Any
+) -> Any:
+    """Upstream's data, without its lines on every file: what was read is said once, with its numbers."""
+    return blend(value, share, quiet.mute(strategy.args), *rest, **more)
 
 
 def rebound(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.prefix import SharedRows
 from sparsepo_plugin.forward.runner import ModelOutput
 from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
-from sparsepo_plugin.forward.window import ResponseWindow, packed_source, response_window
+from sparsepo_plugin.forward.window import ResponseWindow, numbers_in, packed_source, response_window
 
 
 class Batch(NamedTuple):
@@ -27,6 +27,7 @@ class Batch(NamedTuple):
       prompts: token ids of every row's prompt.
       indices: dataset index of every pair.
       shared: the rows as pairs that share their prefix, or None.
+      weights: numbers of the data in the window's layout, or None.
     """
 
     ids: Tensor
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     prompts: list[Tensor]
     indices: list[int]
     shared: SharedRows | None = None
+    weights: Tensor | None = None
 
     def running(self) -> AbstractContextManager[None]:
         """Within the context a model's forward pass reads the batch as it is laid out."""
@@ -69,7 +71,8 @@ def make_shared_batch(
     rows = rows.packed() if packed else rows
     prompts = [row[: int(n)] for row, n in zip([*chosen[0], *rejected[0]], each)]
     window, indices = rows.window, dataset_indices(prompt_lengths)
-    return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows)
+    weights = token_weights(window, prompt_lengths)
+    return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows, weights)
 
 
 def dataset_indices(prompt_lengths: Sequence[int]) -> list[int]:
@@ -91,7 +94,17 @@ def make_batch(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int], *,
         window = window._replace(source=packed_source(window.source, attention))
     prompts = [row[: int(length)] for row, length in zip(ids, prompt_lengths)]
     pairs = prompt_lengths[: len(prompt_lengths) // 2]
-    return Batch(ids, attention, window, prompts, dataset_indices(pairs))
+    weights = token_weights(window, pairs)
+    return Batch(ids, attention, window, prompts, dataset_indices(pairs), weights=weights)
+
+
+def token_weights(window: ResponseWindow, prompt_lengths: Sequence[int]) -> Tensor | None:
+    """Numbers of the data in the window's layout, [2 * pairs, width - 1]; None where a pair has none."""
+    pairs = [getattr(length, "weights", None) for length in prompt_lengths]
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs):
+        return None
+    return numbers_in(window, [pair[side] for side in (0, 1) for pair in known])
 
 
 def response_labels(ids: Tensor, attention: Tensor, prompt_lengths: Sequence[int]) -> Tensor:

@@ -16,7 +16,10 @@ from sparsepo_plugin.adapters.openrlhf.run_identity import is_free
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.run_folder import configuration, histograms, lock, metrics, tokens
 
-_RUN_FILES = (*(configuration.FILE, configuration.RUN_FILE, metrics.FILE, tokens.FILE, histograms.FILE),)
+_RUN_FILES = (
+    *(configuration.FILE, configuration.RUN_FILE, metrics.FILE),
+    *(tokens.FILE, tokens.EARLIER, histograms.FILE),
+)
 _LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes beside the run
 _FINISHED = ("config.json", "adapter_config.json")
 

@@ -26,9 +26,10 @@ from sparsepo_plugin.adapters.openrlhf import (
 )
 from sparsepo_plugin.adapters.openrlhf.flags import Parsed
 from sparsepo_plugin.adapters.openrlhf.standin import import_openrlhf
-from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs
+from sparsepo_plugin.adapters.pairs.prepare import PreparedPairs, check_weights
 from sparsepo_plugin.configured_loss import ConfiguredLoss, reference_shape
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import LossOptions
 
 
 class Examined(NamedTuple):
@@ -78,7 +79,7 @@ def examine(
     Raises:
       UserError: the first thing found wrong.
     """
-    arguments, notes = parsed.arguments, list[str]()
+    arguments, notes = parsed.arguments, list(parsed.notes)
     processes = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
     chosen = None if parsed.loss is None else parsed.loss.name
     option_ranges.check_ranges(arguments)
@@ -95,7 +96,9 @@ def examine(
     mode_check.check_model(arguments, configs[0])
     objective = None
     if parsed.loss is not None and parsed.options is not None:
-        objective = ConfiguredLoss(parsed.loss, parsed.options, reference_shape(configs[1]))
+        options = _options_of_the_run(arguments, parsed.loss.name, parsed.options, parsed.given)
+        notes += options.lines(parsed.loss.name, parsed.options)
+        objective = ConfiguredLoss(parsed.loss, options, reference_shape(configs[1]))
         _check_shape(objective, arguments.train.seed)
     tokenizer = _load_tokenizer(arguments)
     import_openrlhf()  # first: it keeps what transformers imports next from warning of its own
@@ -104,6 +107,8 @@ def examine(
     policy, reference = _load_outlines(arguments, configs)
     _choose_attention(arguments, policy, reference, notes)
     data = data_check.check_datasets(arguments, tokenizer, notes)
+    if objective is not None and objective.needs.token_weights:
+        _check_weights(arguments, data, objective.loss.name)
     _check_rows(arguments, data, (policy, reference), tokenizer, notes)
     _check_resume(arguments)  # last: checkpoints remember what was found out above
     if check_places and os.environ.get("RANK", "0") == "0":
@@ -124,6 +129,23 @@ def _check_rows(
         source, length = f"{flag} {names[flag]}", arguments.data.max_len
         for model in dict.fromkeys(models):
             weights_check.check_rows(source, prepared.account, model, tokenizer, length, notes)
+
+
+def _check_weights(arguments: SimpleNamespace, data: dict[str, PreparedPairs], loss: str) -> None:
+    names = {data_check.TRAINING: arguments.data.dataset, data_check.EVALUATION: arguments.eval.dataset}
+    for flag, prepared in data.items():
+        check_weights(f"{flag} {names[flag]}", prepared.pairs, f"--loss {loss}")
+
+
+def _options_of_the_run(
+    arguments: SimpleNamespace, loss: str, options: LossOptions, given: frozenset[str]
+) -> LossOptions:
+    """The parsed options; of a run that is resumed, with the defaults that it was begun with."""
+    if arguments.ckpt.load_enable:
+        recorded = run_identity.recorded_options(Path(arguments.ckpt.path), loss)
+        options = options.as_begun(recorded, given)
+        setattr(arguments, loss, SimpleNamespace(**vars(options)))
+    return options
 
 
 def _check_shape(objective: ConfiguredLoss, seed: int) -> None:

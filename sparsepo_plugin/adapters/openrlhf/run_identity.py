@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from sparsepo_plugin import config
-from sparsepo_plugin.adapters.openrlhf.checkpoints import SCHEMA_VERSION, Saved
+from sparsepo_plugin.adapters.openrlhf.checkpoints import SCHEMA_VERSION, Saved, complete
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.files import digest
@@ -132,6 +132,17 @@ def _read(saved: Saved, folder: Path) -> dict[str, Any]:
     prefix = "options."
     return {
         k.replace(prefix, f"{then['loss']}.", 1) if k.startswith(prefix) else k: v for k, v in flat.items()
+    }
+
+
+def recorded_options(folder: Path, loss: str) -> dict[str, Any]:
+    """Options of a loss that the newest checkpoint of a folder wrote down; empty where it has none."""
+    begins = f"{loss}."
+    return {
+        key.removeprefix(begins): value
+        for saved in complete(folder)[:1]
+        for key, value in _read(saved, folder).items()
+        if key.startswith(begins)
     }
 
 

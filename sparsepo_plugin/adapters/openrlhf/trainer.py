@@ -67,12 +67,9 @@ class PreferenceTrainer(OrderedTrainer):
     def fit(
         self, args: Any, consumed_samples: int = 0, num_update_steps_per_epoch: int | None = None
     ) -> None:
-        """Write the effective configuration, evaluate first if asked to, then run upstream's loop."""
+        """Write the effective configuration, then run upstream's loop."""
         self._step = consumed_samples // args.train.batch_size
         self._log.start(config.dump(args), self.objective.record(), self.strategy.world_size, step=self._step)
-        if args.eval.at_start and self.eval_dataloader is not None and self._step == 0:
-            self.ref_model.eval()
-            self.evaluate(self.eval_dataloader, self._step)
         try:
             super().fit(args, consumed_samples, num_update_steps_per_epoch)
         finally:
@@ -161,18 +158,22 @@ class PreferenceTrainer(OrderedTrainer):
         """What fit() calls as loss_fn: mean loss and the rewards of both responses, [pairs]."""
         batch = policy.batch
         result = self._preference_step.evaluate(
-            policy.model, reference and reference.model, self.beta, evaluating=self._evaluating
+            policy.model,
+            reference and reference.model,
+            self.beta,
+            evaluating=self._evaluating,
+            token_weights=batch.weights if self.objective.needs.token_weights else None,
         )
         self._require_finite(result, batch.indices)
-        self._sums = metrics.add(self._sums, result.metrics(self.beta, self._counted(batch.indices)))
+        kept = self._counted(batch.indices) if self._evaluating else None
+        found = result.metrics(self.beta, kept, errors=self._evaluating)
+        self._sums = metrics.add(self._sums, found)
         if self._evaluating:
             self._tokens.add(batch.indices, batch.window.token_ids, result.stats, result.masks, batch.prompts)
         return result.loss, result.output.chosen_rewards, result.output.rejected_rewards
 
-    def _counted(self, indices: list[int]) -> list[bool] | None:
-        """Pairs that enter the metrics: all, but for copies that pad an evaluation set to the processes."""
-        if not self._evaluating:
-            return None
+    def _counted(self, indices: list[int]) -> list[bool]:
+        """Pairs that enter an evaluation: all, but for copies that pad its set to the processes."""
         sampler = self.eval_dataloader.sampler
         return [index % sampler.num_replicas == sampler.rank for index in indices]
 
@@ -194,7 +195,6 @@ class PreferenceTrainer(OrderedTrainer):
         """Average the step's metrics over micro-batches and processes, log them, go on upstream."""
         averages = self._averages()
         logs = {**(logs_dict or {}), **averages}
-        step_bar.set_postfix({name: f"{logs[name]:.4g}" for name in _PROGRESS if name in logs})
         rates = {"learning_rate": logs.get("lr"), "grad_norm": logs.get("grad_norm")}
         self._log.metrics(global_step, "train", {**averages, **rates})
         if warning := self._dead_masks.look(averages, global_step):
@@ -209,6 +209,9 @@ class PreferenceTrainer(OrderedTrainer):
             super().evaluate(eval_dataloader, steps)
         finally:
             self._evaluating = False
+
+    def evaluated(self, steps: int) -> dict[str, float]:
+        """Log and write what an evaluation found."""
         averages = self._averages()
         self._log.metrics(steps, "eval", averages)
         self._write_tokens(steps)
@@ -219,6 +222,7 @@ class PreferenceTrainer(OrderedTrainer):
         elif self._tensorboard is not None:
             for name, value in averages.items():
                 self._tensorboard.add_scalar(f"eval/{name}", value, steps)
+        return averages
 
     def _write_tokens(self, steps: int) -> None:
         if not self._tokens.limit:
@@ -234,6 +238,3 @@ class PreferenceTrainer(OrderedTrainer):
             values = self.strategy.all_reduce(values, op="sum")
         self._sums = {}
         return metrics.ratios({name: MetricSum(*row) for name, row in zip(names, values.tolist())})
-
-
-_PROGRESS = ("loss", "accuracy", "margin", "chosen_sequence_kl", "reward_mask_sparsity", "lr")

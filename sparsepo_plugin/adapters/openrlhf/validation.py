@@ -29,11 +29,13 @@ def describe(examined: Examined, arguments: SimpleNamespace, processes: int) -> 
 
 
 def _steps(account: Account, train: SimpleNamespace) -> str:
-    steps = train.max_epochs * account.kept // train.batch_size
+    draws = train.max_epochs * account.kept
+    rest = draws % train.batch_size
+    left = f"; the last {rest} of {draws} draws fill no batch and reach no step" if rest else ""
     return (
-        f"steps: {steps} ({train.max_epochs} x {account.kept} pairs in batches of "
-        f"{train.batch_size}); tokens: {account.tokens:,} an epoch, {account.response_tokens:,} of them in "
-        f"responses; longest row: {account.longest}"
+        f"steps: {draws // train.batch_size} ({train.max_epochs} x {account.kept} pairs in batches of "
+        f"{train.batch_size}); tokens: {account.tokens:,} an epoch, "
+        f"{account.response_tokens:,} of them in responses; longest row: {account.longest}{left}"
     )
 
 

@@ -18,6 +18,7 @@ from sparsepo_plugin.adapters.pairs.turns import (
     split,
     without_nulls,
 )
+from sparsepo_plugin.adapters.pairs.weights import COLUMNS, Span, moved, read_spans
 from sparsepo_plugin.errors import UserError
 
 # What templates raise at a conversation that they do not expect.
@@ -64,6 +65,7 @@ class Texts(NamedTuple):
       empty: a response is empty.
       repeated: the responses began with the prompt, which was taken out of them.
       spoken: plain texts were made turns of a conversation.
+      spans: weights of both responses, in characters of ``chosen`` and ``rejected``.
     """
 
     prompt: str
@@ -72,6 +74,7 @@ class Texts(NamedTuple):
     empty: bool
     repeated: bool
     spoken: bool
+    spans: tuple[list[Span], list[Span]] = ([], [])
 
 
 def write_texts(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -> Texts:
@@ -86,6 +89,10 @@ def write_texts(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -> 
 def _plain(row: Mapping[str, Any], options: RowOptions) -> Texts:
     prompt = read_text(row[options.prompt_key], options.prompt_key) if options.prompt_key else ""
     sides = [read_text(row[key], key) for key in (options.chosen_key, options.rejected_key)]
+    spans = [
+        read_spans(row.get(COLUMNS[name]), COLUMNS[name], len(side)) for name, side in zip(COLUMNS, sides)
+    ]
+    lengths = [len(side) for side in sides]
     repeated = bool(prompt) and all(side.startswith(prompt) for side in sides)
     if repeated:
         sides = [side[len(prompt) :] for side in sides]
@@ -93,7 +100,12 @@ def _plain(row: Mapping[str, Any], options: RowOptions) -> Texts:
         prompt = options.input_template.format(prompt)
     empty = not all(side.strip() for side in sides)
     chosen, rejected = (prompt + side.rstrip("\n") for side in sides)
-    return Texts(prompt, chosen, rejected, empty, repeated, spoken=False)
+    begin = len(prompt)
+    shifted = [
+        moved(found, begin + len(side) - length, begin, len(whole))
+        for found, side, length, whole in zip(spans, sides, lengths, (chosen, rejected))
+    ]
+    return Texts(prompt, chosen, rejected, empty, repeated, False, (shifted[0], shifted[1]))
 
 
 def _conversation(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -> Texts:
@@ -103,6 +115,7 @@ def _conversation(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -
         read_turns(value, str(key), speaker)
         for value, key, speaker in zip(values, keys, ("user", "assistant", "assistant"))
     )
+    contents = [side[-1]["content"] if side else "" for side in sides]
     started = isinstance(values[0], str) and values[0]
     again = started and all(isinstance(v, str) and v.startswith(started) for v in values[1:])
     if again:
@@ -121,7 +134,43 @@ def _conversation(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -
             _check_common_start(name, whole, start, render(found.prompt, answering=False))
     empty = not all(_says_something(side) for side in (found.chosen, found.rejected))
     spoken = any(isinstance(value, str) for value in values)
-    return Texts(start, wholes[0], wholes[1], empty, bool(found.repeated or again), spoken)
+    turns = (found.chosen["content"], found.rejected["content"])
+    spans = [
+        _spans_in(
+            whole, len(start) if whole.startswith(start) else 0, turn, row.get(COLUMNS[name]), name, content
+        )
+        for name, whole, turn, content in zip(COLUMNS, wholes, turns, contents)
+    ]
+    texts = Texts(start, wholes[0], wholes[1], empty, bool(found.repeated or again), spoken)
+    return texts._replace(spans=(spans[0], spans[1]))
+
+
+def _spans_in(whole: str, begin: int, turn: str, given: Any, name: str, content: str) -> list[Span]:
+    """Weights of a response where its text stands in the rendered conversation.
+
+    Args:
+      whole: the conversation.
+      begin: where the response cannot begin before.
+      turn: the response's text as it was rendered.
+      given: the column's value, in characters of ``content``.
+      name: of the side.
+      content: the response's text as the row holds it; ``turn`` may lack its beginning.
+
+    Raises:
+      UnusableRowError: the column is malformed, or the template does not write the response as it is.
+    """
+    spans = read_spans(given, COLUMNS[name], len(content))
+    if not spans:
+        return []
+    words = turn.strip()  # templates strip responses
+    place = whole.find(words, begin) if begin else whole.rfind(words)
+    if place < 0:
+        raise UnusableRowError(
+            f"{name}: the chat template does not write the response as it is, so that {COLUMNS[name]} has no "
+            f"place in it"
+        )
+    gone = len(content) - len(turn.lstrip())
+    return moved(spans, place - gone, place, place + len(words))
 
 
 def _says_something(turn: Turn) -> bool:

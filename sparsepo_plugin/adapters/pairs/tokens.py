@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.adapters.pairs.texts import RowOptions, common_length
+from sparsepo_plugin.adapters.pairs.weights import Span, token_numbers
+
+
+class Tokens(NamedTuple):
+    """A tokenised text.
+
+    Attributes:
+      ids: token ids.
+      offsets: characters [start, end) of every token; empty where nobody asked.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 class Side(NamedTuple):
@@ -69,3 +83,20 @@ class Endings:
         if self._options.chat_template:
             return whole.rstrip().endswith(self._marks)
         return whole.endswith(self._end)
+
+
+def response_numbers(text: str, spans: Sequence[Span], tokens: Tokens, side: Side) -> list[float]:
+    """A number per token of a response; nan for none, as for an end token.
+
+    Args:
+      text: what was tokenised.
+      spans: in characters of it.
+      tokens: of the text.
+      side: what became of them.
+    """
+    numbers = token_numbers(text, spans, tokens.offsets)
+    kept = [
+        number if ours == theirs else math.nan for number, ours, theirs in zip(numbers, side.ids, tokens.ids)
+    ]
+    kept += [math.nan] * (len(side.ids) - len(kept))
+    return kept[side.start :]

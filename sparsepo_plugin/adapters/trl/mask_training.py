@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters import mask_parameters
+from sparsepo_plugin.adapters.trl.mask_optimizer import OPTIMIZERS, MaskOptimizer
 from sparsepo_plugin.configured_loss import ConfiguredLoss
-from sparsepo_plugin.errors import UserError
 
 
 class MaskTraining:
@@ -28,10 +28,12 @@ class MaskTraining:
       objective: loss, options and reference shape.
       seed: seed of the module's initial weights; equal on all processes.
       device: where the policy is.
+      apart: the policy's optimizer must not be given the module's parameters.
     """
 
-    def __init__(self, objective: ConfiguredLoss, seed: int, device: torch.device) -> None:
-        self.objective = objective
+    def __init__(self, objective: ConfiguredLoss, seed: int, device: torch.device, *, apart: bool) -> None:
+        self.objective, self.apart = objective, apart
+        self.optimizer: MaskOptimizer | None = None
         self.module: nn.Module = objective.build_masks(seed).to(device)
         self.parameters = list(self.module.parameters())
         self._stale = False
@@ -41,11 +43,23 @@ class MaskTraining:
         """Whether there is anything to train and to save."""
         return bool(self.parameters)
 
-    def add_to(self, optimizer: Optimizer, policy_learning_rate: float) -> None:
-        """Add the module's parameter groups, once: weights with decay, biases and norms without."""
+    def add_to(self, optimizer: Optimizer, args: Any) -> None:
+        """Give the module its parameter groups, once: weights with decay, biases and norms without.
+
+        Args:
+          optimizer: the policy's; gets the groups where it may and is one of OPTIMIZERS, else the module gets
+            an optimizer of its own.
+          args: training arguments.
+        """
+        if not self.learned:
+            return
+        groups = mask_parameters.groups_of(self.module, self.objective, args.learning_rate)
+        if self.apart or type(optimizer) not in OPTIMIZERS:
+            self.optimizer = self.optimizer or MaskOptimizer(groups, args)
+            return
         present = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if self.learned and id(self.parameters[0]) not in present:
-            for group in mask_parameters.groups_of(self.module, self.objective, policy_learning_rate):
+        if id(self.parameters[0]) not in present:
+            for group in groups:
                 optimizer.add_param_group(group)
 
     def before_backward(self) -> None:
@@ -85,14 +99,3 @@ class MaskTraining:
         """
         if self.learned:
             mask_parameters.load(folder, self.module, self.objective)
-
-
-def refuse_sharding(kind: Any) -> None:
-    """Refuse accelerate's distributed types in which the policy's gradients are not whole tensors.
-
-    Raises:
-      UserError: anything but one process or DDP.
-    """
-    name = str(getattr(kind, "value", kind))
-    if name not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise UserError(f"distributed type {name}: expected one process or DDP; see docs/axolotl.md")

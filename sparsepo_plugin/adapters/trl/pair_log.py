@@ -14,6 +14,7 @@ from sparsepo_plugin import metrics
 from sparsepo_plugin.adapters.step import gather
 from sparsepo_plugin.forward.window import ResponseWindow
 from sparsepo_plugin.metrics import DeadMaskWatch, MetricSum
+from sparsepo_plugin.run_folder import metrics as metrics_file
 from sparsepo_plugin.run_folder import tokens
 from sparsepo_plugin.run_folder.log import RunLog
 from sparsepo_plugin.run_folder.token_rows import TokenRows
@@ -48,6 +49,9 @@ class PairLog:
         """Write configuration and versions; drop metrics after ``step``, where training goes on."""
         if self.files.active:
             self.files.folder.mkdir(parents=True, exist_ok=True)
+            earlier = self.files.folder / metrics_file.FILE
+            if not step and earlier.is_file() and earlier.stat().st_size:
+                print(f"warning: {earlier} of an earlier run is replaced, and its token record", flush=True)
         header = "# Training arguments as they were in effect, for the record\n"
         text = yaml.safe_dump(_plain(arguments.to_dict()), sort_keys=True, allow_unicode=True)
         self.files.start(header + text, record, processes, step=step)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from sparsepo_plugin.adapters.trl import precomputed
+from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.options import LossOptions
 
-# Accepting any other optimizer would mean a mask module that it silently does not train: some build their own
-# groups or step inside the backward pass.
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adafactor")
+# They step inside the backward pass and hide the rate that the mask module's own optimizer follows.
+IN_BACKWARD = ("lomo", "layerwise")
 
 
 def check(args: Any) -> None:
@@ -35,9 +39,7 @@ def check(args: Any) -> None:
 _TRLS_LOSS = "it belongs to TRL's own losses"
 # Why TRL's arguments are refused; Axolotl has the same under other names.
 REASONS = {
-    "precompute_ref_log_probs": "sums over sequences cannot be masked, so the reference runs at every step",
     "use_liger_kernel": "its fused loss keeps neither logits nor hidden states, which the loss reads",
-    "sync_ref_model": "masks and losses are defined on one fixed reference",
     "padding_free": "TRL itself has disabled it",
     **dict.fromkeys(("loss_type", "loss_weights", "ld_alpha", "use_weighting"), _TRLS_LOSS),
     "label_smoothing": f"{_TRLS_LOSS} (for swapped labels use preference_loss cdpo)",
@@ -53,47 +55,97 @@ _ACCEPTED: dict[str, Any] = {
 }
 
 
-def check_optimizer(args: Any, custom: object = None) -> None:
-    """Check that the optimizer will train a mask module.
+def check_output(args: Any, models: Iterable[str]) -> None:
+    """Refuse to write over a model that the run reads.
 
     Args:
       args: TRL training arguments.
-      custom: an optimizer class or instance given past them.
+      models: folders or names of them; empty where unknown.
 
     Raises:
-      UserError: another optimizer than those that are tested.
+      UserError: the output folder is one of them.
     """
-    name = str(getattr(args.optim, "value", args.optim))
-    if custom is not None or name not in OPTIMIZERS:
-        raise other_optimizer("optim", name if custom is None else "one of its own")
+    output = Path(args.output_dir)
+    for name in filter(None, models):
+        if output.is_dir() and os.path.isdir(name) and os.path.samefile(name, output):
+            raise UserError(
+                f"output_dir: got {output}, which is the model that the run reads, expected another folder"
+            )
 
 
-def other_optimizer(key: str, got: str) -> UserError:
-    """The error for an optimizer that a mask module is not tested with."""
-    return UserError(
-        f"{key}: got {got}, expected one of {', '.join(OPTIMIZERS)}: the mask module is a parameter "
-        f"group of its own, which is tested with these only"
-    )
+def check_for(args: Any, objective: ConfiguredLoss) -> None:
+    """Check TRL training arguments against what a loss with its options needs.
+
+    Raises:
+      UserError: as ``check``.
+    """
+    if args.precompute_ref_log_probs:
+        check_precomputing(objective.options, f"preference_loss {args.preference_loss}")
+    if objective.options.learned:
+        check_optimizer(args)
+        if args.sync_ref_model:
+            raise UserError(
+                f"sync_ref_model: got True, expected False with preference_loss {args.preference_loss}: "
+                f"its mask module is trained and saved for one fixed reference; drop sync_ref_model"
+            )
+
+
+def check_precomputing(options: LossOptions, chosen: str) -> None:
+    """Refuse log-probabilities computed before the training where they are not enough.
+
+    Raises:
+      UserError: the loss or its masks read more of the reference.
+    """
+    if not precomputed.possible(options.needs()):
+        raise UserError(
+            f"precompute_ref_log_probs: got True, expected False with {chosen}: it reads more of the "
+            f"reference than log-probabilities (KL, hidden states or activations), too large to store; "
+            f"drop precompute_ref_log_probs"
+        )
+
+
+def check_resuming(args: Any) -> None:
+    """Refuse to go on from a checkpoint that lacks the reference as it was then.
+
+    Raises:
+      UserError: the reference follows the policy.
+    """
+    if args.sync_ref_model:
+        raise UserError(
+            "sync_ref_model: got True in a resumed run, expected False: checkpoints do not hold the "
+            "synchronised reference; start anew"
+        )
+
+
+def check_optimizer(args: Any, key: str = "optim") -> None:
+    """Check that a mask module can be trained beside the optimizer.
+
+    Args:
+      args: TRL training arguments, or what else names the optimizer under ``key``.
+      key: its name there.
+
+    Raises:
+      UserError: an optimizer that steps inside the backward pass.
+    """
+    name = str(getattr(getattr(args, key, None), "value", getattr(args, key, None)))
+    if any(part in name for part in IN_BACKWARD):
+        raise UserError(
+            f"{key}: got {name}, expected one that steps after the backward pass, such as adamw_torch: the "
+            f"mask module follows its learning rate"
+        )
 
 
 def _check_parallelism(args: Any, chosen: str) -> None:
     sharded = "shards the policy, tested with OpenRLHF only; use `sparsepo train`, DDP, or PEFT"
-    for name, given in (
-        ("deepspeed", args.deepspeed or _switched_on("ACCELERATE_USE_DEEPSPEED")),
-        ("fsdp", args.fsdp or _switched_on("ACCELERATE_USE_FSDP")),
-        ("parallelism_config", getattr(args, "parallelism_config", None)),
-    ):
-        if given:
-            raise UserError(f"{name} with {chosen}: got it switched on, expected it off: it {sharded}")
+    if getattr(args, "parallelism_config", None):
+        raise UserError(
+            f"parallelism_config with {chosen}: got it switched on, expected it off: it {sharded}"
+        )
     if args.n_gpu > 1:
         raise UserError(
             f"{args.n_gpu} GPUs in one process with {chosen}: expected one process for each; start with "
             f"`accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES"
         )
-
-
-def _switched_on(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 def _check_batches(config: Any) -> None:
