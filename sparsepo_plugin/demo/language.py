@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -187,9 +188,30 @@ def attainable_auc(pairs: Sequence[Pair]) -> float:
     return auc(scores, labels)
 
 
-def write_jsonl(pairs: Sequence[Pair], path: str | os.PathLike[str]) -> None:
-    """Write one JSON object per pair; a reader sees the old file or the whole new one, never a part."""
-    write_text(Path(path), "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
+def write_jsonl(pairs: Sequence[Pair], path: str | os.PathLike[str], *, weighted: bool = False) -> None:
+    """Write one JSON object per pair; a reader sees the old file or the whole new one, never a part.
+
+    Args:
+      pairs: to write.
+      path: of the file.
+      weighted: also columns of token weights: 1 on planted words, a tenth on every second other one.
+    """
+    rows = [asdict(pair) for pair in pairs]
+    if weighted:
+        for row in rows:
+            for side in ("chosen", "rejected"):
+                row[f"{side}_weights"] = _weights(row[side], row[f"{side}_planted"])
+    write_text(Path(path), "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _weights(response: str, planted: Sequence[bool]) -> list[list[float]]:
+    """Spans [start, end, weight] of a response's words, in characters."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"\S+", response)]
+    return [
+        [start, end, 1.0 if flag else 0.1]
+        for number, ((start, end), flag) in enumerate(zip(words, planted))
+        if flag or number % 2
+    ]
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Pair]:

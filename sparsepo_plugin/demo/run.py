@@ -21,9 +21,9 @@ from transformers.utils import logging as transformers_logging
 from sparsepo_plugin import checkpoint, files
 from sparsepo_plugin.demo import choices, duel, language, tiny
 from sparsepo_plugin.demo.planted import MaskQuality, mask_quality
-from sparsepo_plugin.demo.statistics import wilson_interval
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.metrics import wilson_interval
 from sparsepo_plugin.report.plots.training import plot
 from sparsepo_plugin.report.view.page import view
 from sparsepo_plugin.run_folder.metrics import FILE as METRICS_FILE
@@ -32,6 +32,8 @@ TRAIN_PAIRS, HELD_OUT_PAIRS, SUPERVISED_PAIRS, CHOICE_ITEMS = 800, 300, 600, 600
 SUPERVISED_STEPS, EPOCHS, BATCH, MAX_LEN = 300, 3, 16, 64
 SETTINGS: dict[str, Any] = {
     "loss": "sparsepo",
+    # The demo shows what masks find; its figures in README and docs are of masks alone.
+    "sparsepo.anchor": 0.0,
     "sparsepo.record": HELD_OUT_PAIRS,
     "model.beta": 0.5,
     "adam.lr": 3e-4,

@@ -26,7 +26,7 @@ def smoke_flags(folder: str) -> list[str]:
     files.claim(root, ".sparsepo-smoke", f"--smoke {folder}")
     tokenizer = tiny.build_tokenizer(language.vocabulary())
     tiny.save_tiny(root / "model", tiny.build_model(tokenizer), tokenizer)
-    language.write_jsonl(language.generate_pairs(PAIRS, seed=0), root / "pairs.jsonl")
+    language.write_jsonl(language.generate_pairs(PAIRS, seed=0), root / "pairs.jsonl", weighted=True)
     values = {
         "model.model_name_or_path": root / "model",
         "ref.model_name_or_path": root / "model",

@@ -1,4 +1,4 @@
-"""The two statistics that the demo's report quotes."""
+"""How well scores find labels, as the demo's report quotes it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,3 @@ def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     if not positives or not negatives:
         return math.nan
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a share in [0, 1] of ``count`` pairs; 95 % by default.
-
-    Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.
-    """
-    spread = z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = (z / (1 + spread)) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)

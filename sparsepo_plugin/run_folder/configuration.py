@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin import config
+from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.files import write_text
 
 FILE = "sparsepo_config.yaml"
@@ -51,6 +52,22 @@ def read(folder: Path) -> dict[str, Any]:
     """Effective configuration with dotted keys; empty where the folder has none."""
     path = folder / FILE
     return config.read_flat(path) if path.is_file() else {}
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Start, versions, loss and options; empty where the folder has none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / RUN_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: got no JSON object; is the file cut off? remove it, nothing else needs it")
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -31,8 +31,9 @@ class RunLog:
         if step:
             if (self.folder / histograms.FILE).is_file():
                 lines.keep_until(self.folder / histograms.FILE, step)
+            tokens.keep_before(self.folder, step + 1)
             return
-        for name in (tokens.FILE, histograms.FILE):
+        for name in (tokens.FILE, tokens.EARLIER, histograms.FILE):
             (self.folder / name).unlink(missing_ok=True)
 
     def metrics(self, step: int, split: Split, values: dict[str, Any]) -> None:

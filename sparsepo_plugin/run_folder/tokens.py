@@ -5,13 +5,15 @@ One line per response: ``schema_version``, ``step``, ``pair`` (index in the eval
 ``token_ids``, ``reward_mask``, ``kl_mask`` (null without a KL term), ``log_ratio`` and ``token_kl`` (nats;
 null without a reference); and ``joined``: [start, end, text] of tokens that are characters only together, and
 ``spaced``: places of tokens that follow a space which their own text lacks.
-Lines are sorted by pair, chosen first.
+Lines are sorted by pair, chosen first. tokens_earlier.jsonl holds the records of up to nine earlier
+evaluations in the same form, spread evenly over the steps, in order of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,10 @@ from sparsepo_plugin.files import write_text
 from sparsepo_plugin.run_folder import histograms
 from sparsepo_plugin.run_folder.lines import json_lines
 
-FILE = "tokens.jsonl"
+FILE, EARLIER = "tokens.jsonl", "tokens_earlier.jsonl"
+_EARLIER_KEPT = 9
+# How the lines that ``write`` writes begin: their step is read without reading the rest.
+_HEAD = re.compile(r'\{"schema_version": \d+, "step": (\d+),')
 SCHEMA_VERSION = 1
 MEASURED = ("reward_mask", "kl_mask", "log_ratio", "token_kl")
 _REMEDY = "record it again with --LOSS.record N"
@@ -62,15 +67,37 @@ class Record(NamedTuple):
 
 
 def write(folder: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of all processes, atomically; an earlier evaluation's record is replaced.
+    """Write the rows of all processes, atomically; an earlier evaluation's record moves to EARLIER.
 
     A pair seen twice, because it pads the evaluation data to the number of processes, is written once.
     """
     unique = {(row["pair"], row["side"]): row for row in rows}
     head = {"schema_version": SCHEMA_VERSION, "step": step}
     written = (json.dumps({**head, **unique[key]}, ensure_ascii=False) for key in sorted(unique))
+    # First the copy, then what it is of: a kill between the two leaves a record twice, and none nowhere.
+    keep_before(folder, step)
     write_text(folder / FILE, "".join(line + "\n" for line in written))
     histograms.append(folder, head, list(unique.values()))
+
+
+def keep_before(folder: Path, step: int) -> None:
+    """Keep in EARLIER what both files hold of evaluations before a step; thinned where they are many."""
+    by_step: dict[int, list[str]] = {}
+    for path in (folder / EARLIER, folder / FILE):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        read: dict[int, list[str]] = {}
+        for line in lines:
+            if (head := _HEAD.match(line)) and int(head[1]) < step:
+                read.setdefault(int(head[1]), []).append(line)
+        by_step |= read
+    steps = sorted(by_step)
+    while len(steps) > _EARLIER_KEPT:
+        # The one without which the steps stay the most even; the first stays.
+        gaps = [after - before for before, after in zip(steps, [*steps[2:], step])]
+        del steps[1 + gaps.index(min(gaps))]
+    if by_step or (folder / EARLIER).is_file():
+        kept = (line for one in steps for line in by_step[one])
+        write_text(folder / EARLIER, "".join(line + "\n" for line in kept))
 
 
 def locate(path: Path) -> Path:
@@ -89,24 +116,43 @@ def locate(path: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """Read a record.
+    """Read a record, the last one of a file that holds several.
 
     Raises:
       UserError: what is wrong, with the number of the line.
     """
-    responses: dict[tuple[int, str], tuple[str, Response]] = {}
-    step = 0
+    return _records(path)[-1]
+
+
+def read_steps(path: Path) -> list[Record]:
+    """Read a record and those of earlier evaluations beside it, in order of their steps.
+
+    Raises:
+      UserError: as ``read``.
+    """
+    last, earlier = _records(path), path.with_name(EARLIER)
+    has_earlier = path.name == FILE and earlier.is_file() and earlier.stat().st_size > 0
+    before = [one for one in _records(earlier) if one.step < last[0].step] if has_earlier else []
+    return [*before, *last]
+
+
+def _records(path: Path) -> list[Record]:
+    by_step: dict[int, dict[tuple[int, str], tuple[str, Response]]] = {}
     for number, row in json_lines(path):
         where = f"{path} line {number}"
         _check_head(row, where)
-        key = row["pair"], row["side"]
+        key, responses = (row["pair"], row["side"]), by_step.setdefault(row["step"], {})
         if key in responses:
             raise UserError(f"{where}: got pair {key[0]} {key[1]} twice, expected once; {_REMEDY}")
         responses[key] = row["prompt"], _response(row, where)
-        step = row["step"]
-    if not responses:
+    if not by_step:
         raise UserError(f"{path}: got no responses, expected at least one pair; {_REMEDY}")
-    return Record(step, [_pair(index, responses, path) for index in sorted({key[0] for key in responses})])
+    return [
+        Record(
+            step, [_pair(index, by_step[step], path) for index in sorted({key[0] for key in by_step[step]})]
+        )
+        for step in sorted(by_step)
+    ]
 
 
 def _pair(index: int, responses: dict[tuple[int, str], tuple[str, Response]], path: Path) -> Pair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +36,25 @@ class Point(NamedTuple):
         """Its options as text, empty where they are the defaults."""
         return " ".join(f"{key}={value}" for key, value in self.options.items())
 
-    def name(self) -> str:
-        """A name for a folder; not unique, because it is cut."""
-        words = [self.loss, f"beta{self.beta:g}", f"seed{self.seed}", *self.described().split()]
+    def settings(self) -> dict[str, str]:
+        """What it is, by name, each as a word of a folder's name."""
+        own = {"loss": self.loss, "beta": f"beta{self.beta:g}", "seed": f"seed{self.seed}"}
+        return own | {key: f"{key}={value}" for key, value in self.options.items()}
+
+    def name(self, varying: Collection[str]) -> str:
+        """A name for a folder; not unique, because it is cut.
+
+        Args:
+          varying: the settings that tell the points apart.
+        """
+        words = [word for key, word in self.settings().items() if key in varying] or [self.loss]
         return re.sub(r"[^\w.=+-]+", "_", "-".join(words))[:_NAME_LENGTH]
+
+
+def varying(points: Sequence[Point]) -> set[str]:
+    """Names of the settings in which points differ."""
+    settings = [point.settings() for point in points]
+    return {key for each in settings for key in each if len({one.get(key) for one in settings}) > 1}
 
 
 class Grid(NamedTuple):

@@ -46,11 +46,12 @@ def sweep(grid: str, output: str) -> None:
     read, folder = grids.read(Path(grid)), Path(output)
     _claim(folder)
     plan = _plan(read, folder)
-    _manifest(folder, grid, plan)
+    earlier = _earlier(folder, {planned.key for planned in plan})
+    _manifest(folder, grid, [*plan, *earlier])
     write_text(folder / BASE, read.base)
     with process.locked(folder) as lock:
-        failed = _train_all(plan, folder, lock)
-    _draw(folder, _rows(plan))
+        failed = _train_all(plan, earlier, folder, lock)
+    _draw(folder, _rows([*plan, *earlier]))
     print(f"{folder}: table.csv, table.md, plots; {len(plan) - len(failed)} of {len(plan)} runs finished")
     if failed:
         logs = ", ".join(str(planned.folder / LOG) for planned in failed)
@@ -73,7 +74,8 @@ def _plan(grid: grids.Grid, folder: Path) -> list[Planned]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as base:
         base.write(grid.base)
         base.flush()
-        plan = [_planned(point, base.name, folder) for point in grid.points]
+        varying = grids.varying(grid.points)
+        plan = [_planned(point, base.name, folder, varying) for point in grid.points]
         _refuse_doubles(plan)
         # Beta and seed are checked already; models and data need to be read once per set of options.
         for planned in {(item.point.loss, item.point.described()): item for item in plan}.values():
@@ -81,12 +83,14 @@ def _plan(grid: grids.Grid, folder: Path) -> list[Planned]:
     return plan
 
 
-def _planned(point: grids.Point, base: str, folder: Path) -> Planned:
+def _planned(point: grids.Point, base: str, folder: Path, varying: set[str]) -> Planned:
     parsed = flags.parse(["--config", base, *point.flags()])
     if not parsed.arguments.eval.dataset:
         raise UserError("key base: got no eval.dataset, expected held-out pairs: runs are compared on them")
     key = identity.key_of(parsed)
-    run = folder / "runs" / f"{point.name()}-{key[:8]}"
+    run = folder / "runs" / f"{point.name(varying)}-{key[:8]}"
+    # Another grid may have given it another name.
+    run = next((known for known in run.parent.glob(f"*-{key[:8]}") if _done(known, key)), run)
     output = ["--ckpt.output_dir", str(run), "--ckpt.path", str(run / "deepspeed")]
     return Planned(point, key, run, ["--config", str(folder / BASE), *point.flags(), *output])
 
@@ -95,7 +99,9 @@ def _refuse_doubles(plan: list[Planned]) -> None:
     seen: dict[str, Planned] = {}
     for planned in plan:
         if planned.key in seen:
-            names = f"{seen[planned.key].point.name()} and {planned.point.name()}"
+            names = " and ".join(
+                "-".join(each.point.settings().values()) for each in (seen[planned.key], planned)
+            )
             raise UserError(f"grid: got {names}, which are the same run, expected each once; drop one")
         seen[planned.key] = planned
 
@@ -109,29 +115,47 @@ def _manifest(folder: Path, grid: str, plan: list[Planned]) -> None:
     files.write(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode(), _MARK.encode())
 
 
-def _done(planned: Planned) -> dict[str, Any] | None:
+def _earlier(folder: Path, keys: set[str]) -> list[Planned]:
+    """Finished runs of earlier grids in the folder, but for those of these keys; they stay in the table."""
+    try:
+        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["runs"]
+        runs = [
+            Planned(
+                grids.Point(*(run[name] for name in grids.Point._fields)),
+                run["key"],
+                folder / run["folder"],
+                [],
+            )
+            for run in known
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [run for run in runs if run.key not in keys and _done(run.folder, run.key)]
+
+
+def _done(folder: Path, key: str) -> dict[str, Any] | None:
     """The note of a run that ended well under this very key; None for any other, half-finished ones too."""
     try:
-        note = json.loads((planned.folder / DONE).read_text(encoding="utf-8"))
+        note = json.loads((folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    good = isinstance(note, dict) and note.get("key") == planned.key and "seconds" in note
+    good = isinstance(note, dict) and note.get("key") == key and "seconds" in note
     return note if good else None
 
 
-def _train_all(plan: list[Planned], folder: Path, lock: int) -> list[Planned]:
+def _train_all(plan: list[Planned], earlier: list[Planned], folder: Path, lock: int) -> list[Planned]:
     failed = []
     for number, planned in enumerate(plan, 1):
         head = f"[{number}/{len(plan)}] {planned.folder.name}"
-        if _done(planned):
+        if _done(planned.folder, planned.key):
             print(f"{head}: already finished", flush=True)
             continue
         print(f"{head}: training", flush=True)
         if not _train(planned, lock):
             failed.append(planned)
             print(f"{head}: failed, see {planned.folder / LOG}", flush=True)
-        _write_table(folder, _rows(plan))
-    _write_table(folder, _rows(plan))
+        _write_table(folder, _rows([*plan, *earlier]))
+    _write_table(folder, _rows([*plan, *earlier]))
     return failed
 
 
@@ -154,10 +178,11 @@ def _train(planned: Planned, lock: int) -> bool:
 
 
 def _rows(plan: list[Planned]) -> list[dict[str, Any]]:
-    rows = []
+    rows, differing = [], table.differing([planned.folder for planned in plan])
     for planned in plan:
-        point, note = planned.point, _done(planned)
-        row = {"run": planned.folder.name, **point._asdict(), "options": point.described()}
+        point, note = planned.point, _done(planned.folder, planned.key)
+        options = " ".join(filter(None, (differing.get(planned.folder), point.described())))
+        row = {"run": planned.folder.name, **point._asdict(), "options": options}
         if note:
             row |= {"status": "finished", **table.measured(planned.folder), "seconds": note["seconds"]}
         else:

@@ -1,11 +1,11 @@
-"""What a sweep shows: reward against KL, and sparsity against beta, seeds as mean and range."""
+"""What a sweep shows: reward against KL, and sparsity against beta, seeds as mean and standard error."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.report.plots import style
+from sparsepo_plugin.report.plots.groups import mean_of, standard_error
 
 FRONTIER, SPARSITY = "reward_kl_frontier", "sparsity_beta"
 _REWARDS = {
@@ -17,20 +17,18 @@ Rows = list[dict[str, Any]]
 
 
 class Spread(NamedTuple):
-    """Mean over seeds, and how far the least and the largest lie from it."""
+    """Mean over seeds and its standard error, 0 for one seed."""
 
     mean: float
-    below: float
-    above: float
+    error: float
 
 
 def spread(rows: Rows, key: str) -> Spread | None:
-    """Mean and range of a column; None where no row has it."""
+    """Mean and standard error of a column; None where no row has it."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
-    return Spread(mean, max(0.0, mean - min(values)), max(0.0, max(values) - mean))
+    return Spread(mean_of(values), standard_error(values))
 
 
 def by_beta(rows: Rows) -> dict[str, dict[float, Rows]]:
@@ -76,7 +74,9 @@ def _with_log_ratio(row: dict[str, Any]) -> dict[str, Any]:
 
 def _explain(axis: Any, groups: dict[str, dict[float, Rows]]) -> None:
     if any(len(seeds) > 1 for betas in groups.values() for seeds in betas.values()):
-        axis.plot([], [], color="grey", marker="|", linewidth=0.7, label="mean, least and largest of seeds")
+        axis.plot(
+            [], [], color="grey", marker="|", linewidth=0.7, label="mean \u00b1 standard error over seeds"
+        )
 
 
 def _draw_line(axis: Any, name: str, looks: style.Look, betas: dict[float, Rows], metric: str) -> None:
@@ -96,8 +96,8 @@ def _draw_spreads(axis: Any, name: str, looks: style.Look, xs: list[Spread], ys:
     axis.errorbar(
         [x.mean for x in xs],
         [y.mean for y in ys],
-        xerr=[[x.below for x in xs], [x.above for x in xs]],
-        yerr=[[y.below for y in ys], [y.above for y in ys]],
+        xerr=[x.error for x in xs],
+        yerr=[y.error for y in ys],
         color=looks.colour,
         marker=looks.marker,
         markersize=5,
@@ -123,7 +123,7 @@ def draw_sparsity(rows: Rows) -> Any:
         for number, (name, betas) in enumerate(groups.items()):
             known = {beta: y for beta, seeds in betas.items() if (y := spread(seeds, metric)) is not None}
             if known:
-                xs = [Spread(beta, 0.0, 0.0) for beta in known]
+                xs = [Spread(beta, 0.0) for beta in known]
                 _draw_spreads(axis, name, style.look(number), xs, list(known.values()))
         axis.set_xscale("log")
         betas_shown = sorted({beta for betas in groups.values() for beta in betas})

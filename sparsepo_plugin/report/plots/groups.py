@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +29,11 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A metric over steps: mean, least and largest of the group's runs at every step that all have."""
+    """A metric over steps: mean of the group's runs at every step that all have, and its standard error."""
 
     steps: list[int]
     mean: list[float]
-    low: list[float]
-    high: list[float]
+    error: list[float]
 
 
 class Group(NamedTuple):
@@ -40,17 +42,49 @@ class Group(NamedTuple):
     label: str
     runs: list[Run]
 
-    def curve(self, split: str, metric: str) -> Curve:
-        """The metric; empty where no run has it."""
-        by_run = [_values(run.metrics[split], metric) for run in self.runs]
+    def curve(self, split: str, metric: str, window: int = 1) -> Curve:
+        """The metric, averaged over the last ``window`` steps; empty where no run has it."""
+        by_run = [_smooth(_values(run.metrics[split], metric), window) for run in self.runs]
         steps = sorted(set.intersection(*map(set, by_run)))
         columns = [[values[step] for values in by_run] for step in steps]
-        means = [math.fsum(column) / len(column) for column in columns]
-        return Curve(steps, means, list(map(min, columns)), list(map(max, columns)))
+        return Curve(steps, list(map(mean_of, columns)), list(map(standard_error, columns)))
+
+    def by_seed(self, split: str, metric: str) -> dict[int, dict[int, float]]:
+        """The metric of every run by its seed, then by step; empty where seeds are unknown or come twice."""
+        seeds = [seed for run in self.runs if isinstance(seed := run.configuration.get(SEED), int)]
+        if len(set(seeds)) < len(self.runs):
+            return {}
+        return {seed: _values(run.metrics[split], metric) for seed, run in zip(seeds, self.runs)}
 
 
 def _values(rows: list[dict[str, Any]], metric: str) -> dict[int, float]:
-    return {row["step"]: float(row[metric]) for row in rows if row.get(metric) is not None}
+    return {row["step"]: value for row in rows if (value := number_in(row, metric)) is not None}
+
+
+def number_in(row: dict[str, Any], metric: str) -> float | None:
+    """The metric of a row; None where it is no finite number."""
+    value = row.get(metric)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _smooth(values: dict[int, float], window: int) -> dict[int, float]:
+    """Mean over the last ``window`` steps, from the first step that has so many."""
+    if window == 1:
+        return values
+    steps, sums = list(values), [0.0, *itertools.accumulate(values.values())]
+    return {steps[end - 1]: (sums[end] - sums[end - window]) / window for end in range(window, len(sums))}
+
+
+def mean_of(values: list[float]) -> float:
+    """Arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def standard_error(values: list[float]) -> float:
+    """Of the mean of values; 0 for one."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def read_runs(names: list[str]) -> list[Run]:
@@ -93,8 +127,8 @@ def _labels(groups: list[list[Run]]) -> list[str]:
     # Options of a loss differ trivially from those of another loss, which has none of them.
     losses = {settings.get("loss") for settings in configurations}
     if len(losses) > 1:
-        different = [key for key in different if not _only_of(key, configurations)]
-    names = [members[0].folder.name for members in groups]
+        different = [key for key in different if not only_of(key, configurations)]
+    names = names_of([members[0].folder for members in groups])
     usable = 0 < len(different) <= _DIFFERENCES_SHOWN and all(configurations)
     if usable:
         described = [_describe(settings, different) for settings in configurations]
@@ -103,11 +137,21 @@ def _labels(groups: list[list[Run]]) -> list[str]:
     return [_count(name, members) for name, members in zip(names, groups)]
 
 
+def names_of(folders: list[Path]) -> list[str]:
+    """Folder names, with as many folders above as tell them apart."""
+    for depth in range(1, max(len(folder.absolute().parts) for folder in folders) + 1):
+        names = ["/".join(folder.absolute().parts[-depth:]) for folder in folders]
+        if max(Counter(names).values()) == 1:
+            break
+    return names
+
+
 def _differs(key: str, configurations: list[dict[str, Any]]) -> bool:
     return len({json.dumps(item.get(key), default=str) for item in configurations}) > 1
 
 
-def _only_of(key: str, configurations: list[dict[str, Any]]) -> bool:
+def only_of(key: str, configurations: list[dict[str, Any]]) -> bool:
+    """Whether a setting is an option of one loss, which runs of the others do not have."""
     holders = [item for item in configurations if key in item]
     belongs = {item.get("loss") for item in holders} == {key.split(".")[0]}
     return belongs and len(holders) < len(configurations) and not _differs(key, holders)

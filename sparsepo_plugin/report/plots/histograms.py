@@ -1,7 +1,9 @@
-"""Mask histograms over training: a heat map of every group, a column per evaluation."""
+"""Mask histograms: a heat map of every group over training, or of many groups their last evaluations."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.report.plots import style
@@ -9,17 +11,24 @@ from sparsepo_plugin.report.plots.groups import Group
 
 NAME = "mask_histogram"
 _MASKS = {"reward_mask": "reward mask", "kl_mask": "KL mask"}
-# More groups than this are not readable in one figure.
-_ROWS = 6
 _NONE = 1e-9
+_STEPS_NAMED = 6
+_EMPTY = "has none"
 
 
 class Heat(NamedTuple):
-    """Shares of tokens, [bins][evaluations]; bin 0 is exactly 0, bin 1 below the first edge."""
+    """Shares of tokens, [bins][columns]; bin 0 is exactly 0, bin 1 below the first edge.
 
-    steps: list[int]
+    ``columns`` are steps of evaluations, or numbers of groups.
+    """
+
+    columns: list[int]
     edges: list[float]
     shares: list[list[float]]
+
+
+# Rows of panels with their titles.
+Panels = list[list[tuple[str, Heat | None]]]
 
 
 def heat(members: Group, mask: str) -> Heat | None:
@@ -38,29 +47,72 @@ def heat(members: Group, mask: str) -> Heat | None:
 
 
 def draw(groups: list[Group]) -> Any:
-    """A row per group, a panel per mask; None where no run recorded any."""
-    recorded = [(members, {mask: heat(members, mask) for mask in _MASKS}) for members in groups]
-    recorded = [(members, heats) for members, heats in recorded if any(heats.values())][:_ROWS]
-    if not recorded:
-        return None
-    masks = [mask for mask in _MASKS if any(heats[mask] for _, heats in recorded)]
-    top = max(v for _, heats in recorded for one in heats.values() if one for row in one.shares for v in row)
-    made, axes = style.grid(len(recorded), len(masks))
+    """A panel per group and mask, or per mask where the groups are many; None where no run recorded any."""
+    panels, x, names = _panels(groups)
+    return _draw_panels(panels, x, names, _top(panels)) if panels else None
+
+
+def drawn_alone(groups: list[Group]) -> Iterator[tuple[str, bytes]]:
+    """Every panel of ``draw`` as an SVG of its own, with its title."""
+    panels, x, names = _panels(groups)
+    for title, one in (panel for row in panels for panel in row):
+        if one is not None:
+            made = _draw_panels([[(title, one)]], x, names, _top(panels))
+            yield title, style.drawn(made, "svg", transparent=True)
+
+
+def _panels(groups: list[Group]) -> tuple[Panels, str, list[str]]:
+    """The panels, the name of their x axis, and what its numbers stand for."""
+    recorded = {
+        number: heats
+        for number, members in enumerate(groups, 1)
+        if any((heats := {mask: heat(members, mask) for mask in _MASKS}).values())
+    }
+    masks = [mask for mask in _MASKS if any(heats[mask] for heats in recorded.values())]
+    if style.is_many(len(recorded)):
+        panels = [[(_MASKS[mask], last({n: heats[mask] for n, heats in recorded.items()}))] for mask in masks]
+        names = [f"{number}: {groups[number - 1].label}" for number in recorded]
+        return panels, "configuration (last evaluation)", names
+    panels = [
+        [(f"{groups[number - 1].label}: {_MASKS[mask]}", heats[mask]) for mask in masks]
+        for number, heats in recorded.items()
+    ]
+    return panels, "training step of the evaluation", []
+
+
+def last(heats: dict[int, Heat | None]) -> Heat | None:
+    """The last evaluation of every group as a column; groups with other bins are left out."""
+    have = {number: one for number, one in heats.items() if one}
+    edges = next(one.edges for one in have.values())
+    columns = {number: [row[-1] for row in one.shares] for number, one in have.items() if one.edges == edges}
+    return Heat(list(columns), edges, [list(row) for row in zip(*columns.values())])
+
+
+def _top(panels: Panels) -> float:
+    return max(v for row in panels for _, one in row if one for shares in one.shares for v in shares)
+
+
+def _draw_panels(panels: Panels, x: str, names: Sequence[str], top: float) -> Any:
+    made, axes = style.grid(len(panels), len(panels[0]))
     image = None
-    for row, (members, heats) in zip(axes, recorded):
-        for axis, mask in zip(row, masks):
-            axis.set_title(f"{members.label}: {_MASKS[mask]}", fontsize=9)
-            if (one := heats[mask]) is not None:
-                image = _draw_one(axis, one, top)
-            else:
+    for axis_row, row in zip(axes, panels):
+        for axis, (title, one) in zip(axis_row, row):
+            axis.set_title(textwrap.fill(title, 56), fontsize=9)
+            if one is None:
                 axis.set_axis_off()
-                axis.text(0.5, 0.5, "has none", ha="center", transform=axis.transAxes)
+                axis.text(0.5, 0.5, _EMPTY, ha="center", transform=axis.transAxes)
+            else:
+                image = _draw_one(axis, one, top, len(names) or _STEPS_NAMED)
+                axis.set_xlabel(x)
+    for name in names:
+        axes[0][0].plot([], [], " ", label=name)
+    style.legend(made, [axes[0][0]])
     bar = made.colorbar(image, ax=[axis for row in axes for axis in row], shrink=0.8)
-    bar.set_label("share of tokens (white: none)")
+    bar.set_label("share of tokens (blank: none)")
     return made
 
 
-def _draw_one(axis: Any, one: Heat, top: float) -> Any:
+def _draw_one(axis: Any, one: Heat, top: float, most: int) -> Any:
     matplotlib = style.library()
     # Few tokens count too: the square root shows small shares, and white is none at all.
     colours = matplotlib.colormaps["viridis_r"].with_extremes(under="white")
@@ -69,15 +121,14 @@ def _draw_one(axis: Any, one: Heat, top: float) -> Any:
         one.shares, origin="lower", aspect="auto", cmap=colours, norm=norm, interpolation="nearest"
     )
     axis.grid(visible=False)
-    kept = list(range(0, len(one.steps), max(1, len(one.steps) // 6)))
-    axis.set_xticks(kept, [str(one.steps[bin_number]) for bin_number in kept])
+    kept = list(range(0, len(one.columns), max(1, len(one.columns) // most)))
+    axis.set_xticks(kept, [str(one.columns[column]) for column in kept])
     # Bin 2 begins at the first edge, whose own label would touch that of 0.
     edges = list(enumerate(one.edges))[1:]
     decades = [(bin_number + 1.5, f"{edge:g}") for bin_number, edge in edges if _is_decade(edge)]
     axis.set_yticks(
         [0, *(bin_number for bin_number, _ in decades)], ["exactly 0", *(text for _, text in decades)]
     )
-    axis.set_xlabel("training step of the evaluation")
     axis.set_ylabel("mask value (no unit)")
     return image
 

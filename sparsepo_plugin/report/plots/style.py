@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARK = "sparsepo plot"
 FORMATS = ("png", "svg")
+_CHARACTER, _LINE = 0.075, 0.195  # a legend's character and line, inches
 _SETTINGS = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -38,6 +40,11 @@ def look(number: int) -> Look:
     return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
 
 
+def is_many(groups: int) -> bool:
+    """Whether there are more groups than colours: then lines are numbered too."""
+    return groups > len(COLOURS)
+
+
 def library() -> Any:
     """matplotlib.figure, drawing without a display; pyplot, which keeps figures, is never loaded.
 
@@ -55,9 +62,9 @@ def library() -> Any:
 
 
 def figure(panels: int) -> tuple[Any, list[Any]]:
-    """A figure with panels side by side and room for a legend, and its axes."""
+    """A figure with panels side by side, and its axes."""
     made, axes = grid(1, panels)
-    made.set_size_inches(1.2 + 4.4 * panels, 3.8)
+    made.set_size_inches(1.2 + 4.4 * panels, 3.6)
     return made, axes[0]
 
 
@@ -71,14 +78,19 @@ def grid(rows: int, columns: int) -> tuple[Any, list[list[Any]]]:
 
 
 def legend(made: Any, axes: list[Any]) -> None:
-    """One legend for all panels, below them, where it hides nothing."""
+    """One legend for all panels, below them, where it hides nothing; the figure grows by its height."""
     handles: dict[str, Any] = {}
     for axis in axes:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels())}
-    if handles:
-        columns = min(len(handles), 2 if len(axes) == 1 else 3) if max(map(len, handles)) <= 40 else 1
-        place = "outside lower center"
-        made.legend(handles.values(), handles.keys(), loc=place, ncols=columns, frameon=False)
+    if not handles:
+        return
+    width, height = made.get_size_inches()
+    labels = [textwrap.fill(label, int((width - 0.8) / _CHARACTER)) for label in handles]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    columns = min(len(labels), max(1, int(width / (0.6 + _CHARACTER * longest))))
+    lines = -(-sum(label.count("\n") + 1 for label in labels) // columns)
+    made.set_size_inches(width, height + 0.25 + _LINE * lines)
+    made.legend(handles.values(), labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def targets(folder: Path, name: str) -> list[Path]:
@@ -99,13 +111,17 @@ def check(folder: Path, names: list[str]) -> None:
             files.check(path, MARK.encode())
 
 
+def drawn(made: Any, kind: str, *, transparent: bool = False) -> bytes:
+    """A figure as PNG or SVG, the same bytes for the same figure."""
+    content = io.BytesIO()
+    marked = {"Software": MARK} if kind == "png" else {"Creator": MARK, "Date": None}
+    with library().rc_context(_SETTINGS):
+        made.savefig(content, format=kind, metadata=marked, transparent=transparent)
+    return content.getvalue()
+
+
 def save(made: Any, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG, the same bytes for the same figure."""
-    matplotlib = library()
+    """Write a figure as PNG and SVG."""
     for path in targets(folder, name):
-        content = io.BytesIO()
-        marked = {"Software": MARK} if path.suffix == ".png" else {"Creator": MARK, "Date": None}
-        with matplotlib.rc_context(_SETTINGS):
-            made.savefig(content, format=path.suffix[1:], metadata=marked)
-        files.write(path, content.getvalue(), MARK.encode())
+        files.write(path, drawn(made, path.suffix[1:]), MARK.encode())
     return targets(folder, name)

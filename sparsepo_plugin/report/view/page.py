@@ -1,7 +1,8 @@
-"""One self-contained HTML page of a record: data, style and program inside, nothing fetched.
+"""One self-contained HTML page: data, style and program inside, nothing fetched.
 
 The data travel as JSON whose ``<``, ``>`` and ``&`` are escaped, and the program puts text into the page as
-text nodes only. A content security policy admits the page's own program and style, by hash, and nothing else.
+text nodes only. A content security policy admits the page's own program and style, by hash, and pictures
+that the page holds itself.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from sparsepo_plugin import __version__, files
-from sparsepo_plugin.report.view import colours, summary, text
+from sparsepo_plugin.report.view import blocks, colours, payload, summary
 from sparsepo_plugin.run_folder import configuration
-from sparsepo_plugin.run_folder.tokens import Pair, Record, Response, locate, read
+from sparsepo_plugin.run_folder.tokens import locate, read_steps
 
-MARK = b'<meta name="generator" content="sparsepo view">'
-_PROGRAM = ("scale.js", "responses.js", "pairs.js", "vocabulary.js", "start.js")
-_DIGITS = 5
+MARK = b'<meta name="generator" content="sparsepo'
+_PROGRAM = ("parts.js", "scale.js", "responses.js", "picture.js", "pairs.js", "vocabulary.js", "start.js")
 
 
 def view(record: str, output: str) -> None:
@@ -37,33 +38,53 @@ def view(record: str, output: str) -> None:
     """
     source, target = locate(Path(record)), Path(output)
     files.check(target, MARK)
-    content = read(source)
-    page = build(content, configuration.read(source.parent), str(source))
-    files.write(target, page.encode(), MARK)
-    print(f"{target}: {len(content.pairs)} pairs after step {content.step}; open it in a browser")
+    run = payload.shown(payload.Recorded(str(source), read_steps(source)))
+    last, settings = run.records[-1], configuration.read(source.parent)
+    facts = [f"{name} {settings[key]}" for name, key in _FACTS.items() if settings.get(key) is not None]
+    facts += [f"step {last.step}", f"{len(last.pairs)} pairs", str(source)]
+    files.write(target, build(facts, [], [run]).encode(), MARK)
+    print(f"{target}: {len(last.pairs)} pairs after step {last.step}; open it in a browser")
 
 
-def build(record: Record, settings: dict[str, Any], source: str) -> str:
+_FACTS = {"loss": "loss", "beta": "model.beta"}
+
+
+def build(facts: Sequence[str], parts: Sequence[blocks.Part], runs: Sequence[payload.Recorded]) -> str:
     """The page as text.
 
     Args:
-      record: what to show.
-      settings: the run's effective configuration, for the heading; may be empty.
-      source: name of the record, for the heading.
+      facts: for the heading, what the page is of last.
+      parts: sections before the tokens.
+      runs: token records, of at most two runs; none: no tokens.
     """
     assets = resources.files("sparsepo_plugin.report.view") / "assets"
     style = (assets / "page.css").read_text(encoding="utf-8") + colours.css()
     program = "".join((assets / name).read_text(encoding="utf-8") for name in _PROGRAM)
-    parts = {
-        "TITLE": html.escape(f"SparsePO: {source}"),
-        "POLICY": f"default-src 'none'; script-src {_hash(program)}; style-src {_hash(style)}",
+    data = {
+        "facts": facts,
+        "parts": parts,
+        "tokens": payload.payload(runs) if runs else None,
+        "overview": _overview(runs),
+    }
+    filled = {
+        "TITLE": html.escape(f"SparsePO: {facts[-1]}"),
+        "VERSION": html.escape(__version__),
+        "POLICY": f"default-src 'none'; img-src data:; script-src {_hash(program)}; style-src {_hash(style)}",
         "STYLE": style,
         "PROGRAM": program,
-        "DATA": embedded(_payload(record, settings, source)),
+        "DATA": embedded(data),
     }
     template = (assets / "page.html").read_text(encoding="utf-8")
     # One pass, so that nothing inside an inserted part is taken for a place.
-    return re.sub(r"@@([A-Z]+)@@", lambda match: parts[match[1]], template)
+    return re.sub(r"@@([A-Z]+)@@", lambda match: filled[match[1]], template)
+
+
+def _overview(runs: Sequence[payload.Recorded]) -> list[blocks.Block]:
+    """A row per run and step, without columns in which nothing stands."""
+    rows = [{"run": run.label, **summary.overview(record)} for run in runs for record in run.records]
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
+    shown = [name for name in names if name != "run" or len(runs) > 1]
+    return [blocks.table(shown, [[row[name] for name in shown] for row in rows])] if rows else []
 
 
 def embedded(data: Any) -> str:
@@ -74,50 +95,3 @@ def embedded(data: Any) -> str:
 
 def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-
-def _payload(record: Record, settings: dict[str, Any], source: str) -> dict[str, Any]:
-    tops = {layer.key: summary.scale_top(record, layer) for layer in summary.LAYERS}
-    words = summary.vocabulary(record)
-    numbers = {(row["token_id"], row["text"]): number for number, row in enumerate(words)}
-    shown = [{**row, "text": text.readable(row["text"], row["token_id"])} for row in words]
-    return {
-        "source": source,
-        "version": __version__,
-        "step": record.step,
-        "loss": settings.get("loss"),
-        "beta": settings.get("model.beta"),
-        "steps": [colours.STEPS, colours.SIGNED_STEPS],
-        "layers": [{**layer._asdict(), "top": _short(tops[layer.key])} for layer in summary.LAYERS],
-        "words": [{key: _short(value) for key, value in row.items()} for row in shown],
-        "pairs": [_pair(pair, numbers) for pair in record.pairs],
-    }
-
-
-def _pair(pair: Pair, numbers: dict[tuple[int, str], int]) -> dict[str, Any]:
-    return {
-        "index": pair.number,
-        "prompt": text.clean(pair.prompt),
-        "margin": _short(summary.margin(pair)),
-        "sparsity": _short(summary.pair_sparsity(pair)),
-        "sides": [_response(side, numbers) for side in (pair.chosen, pair.rejected)],
-    }
-
-
-def _response(response: Response, numbers: dict[tuple[int, str], int]) -> dict[str, Any]:
-    values = {**response.values, "contribution": summary.contribution(response)}
-    return {
-        "words": [numbers[key] for key in zip(response.token_ids, response.tokens)],
-        "joined": text.spans(response),
-        "spaced": response.spaced,
-        "sums": {key: _short(value) for key, value in summary.sums(response).items()},
-        **{key: None if column is None else list(map(_short, column)) for key, column in values.items()},
-    }
-
-
-def _short(value: Any) -> Any:
-    """Fewer digits for a float; 0 stays 0 and nothing else becomes 0."""
-    if not isinstance(value, float):
-        return value
-    rounded = float(f"{value:.{_DIGITS}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded

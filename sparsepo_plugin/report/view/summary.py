@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sparsepo_plugin.run_folder.tokens import Pair, Record, Response, Values
+
+# A mean of float16 masks is so near to 1.
+_NEAR = 5e-3
+_ENOUGH = 4
+_TENTH = 0.1
 
 
 class Layer(NamedTuple):
@@ -19,13 +25,13 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
+    Layer(
+        "contribution", "weighted contribution", "nats", True, "m_u log-ratio + m_d KL; the sum is the score"
+    ),
     Layer("reward_mask", "reward mask", "", False, "weight m_u of the token's log-ratio"),
     Layer("kl_mask", "KL mask", "", False, "weight m_d of the token's KL"),
     Layer("log_ratio", "log-ratio", "nats", True, "log policy - log reference"),
     Layer("token_kl", "KL", "nats", False, "KL(reference, policy) at the token"),
-    Layer(
-        "contribution", "weighted contribution", "nats", True, "m_u log-ratio + m_d KL; the sum is the score"
-    ),
 )
 
 
@@ -94,14 +100,36 @@ def pair_sparsity(pair: Pair) -> float:
     return zeros / tokens if tokens else 0.0
 
 
-def scale_top(record: Record, layer: Layer) -> float | None:
-    """Where a layer's colours end: the 99th percentile of its absolute values, or None without values."""
-    lists = (_of(layer, side) for pair in record.pairs for side in (pair.chosen, pair.rejected))
-    known = sorted(abs(v) for values in lists if values is not None for v in values if v)
-    any_values = any(_of(layer, pair.chosen) is not None for pair in record.pairs)
-    if not any_values:
+def centre(records: Sequence[Record], layer: Layer) -> int:
+    """Where a layer's colours part: 1 for a mask whose mean over every response is 1, else 0.
+
+    Such masks (``normalise mean``) say of a token whether it weighs more or less than without a mask. A
+    response whose mask is 0 throughout stays so; masks that are all 1 part nothing, and of fewer than four
+    responses a mean of 1 may be chance.
+    """
+    lists = [values for values in _lists(records, layer) if values]
+    means = [math.fsum(value or 0 for value in values) / len(values) for values in lists]
+    is_mask = layer.key in ("reward_mask", "kl_mask")
+    near_one = all(mean == 0 or abs(mean - 1) < _NEAR for mean in means)
+    differs = any(
+        value is not None and abs(value - 1) > _NEAR for values in lists for value in values if value
+    )
+    return int(is_mask and near_one and differs and sum(mean > 0 for mean in means) >= _ENOUGH)
+
+
+def scale_top(records: Sequence[Record], layer: Layer, middle: int = 0) -> float | None:
+    """Where colours end: the 99th percentile of the distance from the middle; None without values."""
+    lists = _lists(records, layer)
+    if all(values is None for values in lists):
         return None
-    return known[min(len(known) - 1, math.ceil(0.99 * len(known)) - 1)] if known else 1.0
+    known = sorted(abs(v - middle) for values in lists for v in values or () if v)
+    return (known[min(len(known) - 1, math.ceil(0.99 * len(known)) - 1)] if known else 0) or 1.0
+
+
+def _lists(records: Sequence[Record], layer: Layer) -> list[Values | None]:
+    return [
+        _of(layer, side) for one in records for pair in one.pairs for side in (pair.chosen, pair.rejected)
+    ]
 
 
 def _of(layer: Layer, response: Response) -> Values | None:
@@ -122,11 +150,12 @@ def vocabulary(record: Record) -> list[dict[str, Any]]:
             for token, text, *values in zip(response.token_ids, response.tokens, *columns):
                 seen.setdefault((token, text), []).append(tuple(values))
     rows = []
+    masks = [layer.key for layer in LAYERS].index("reward_mask")
     for (token, text), occurrences in seen.items():
         means = {
             layer.key: _mean([row[column] for row in occurrences]) for column, layer in enumerate(LAYERS)
         }
-        zeros = sum(row[0] == 0 for row in occurrences) / len(occurrences)
+        zeros = sum(row[masks] == 0 for row in occurrences) / len(occurrences)
         rows.append({"text": text, "token_id": token, "count": len(occurrences), "zeros": zeros, **means})
     return sorted(rows, key=lambda row: (-(row["reward_mask"] or 0), -row["count"], row["token_id"]))
 
@@ -134,3 +163,29 @@ def vocabulary(record: Record) -> list[dict[str, Any]]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
+
+
+def overview(record: Record) -> dict[str, float | int | str | None]:
+    """What a reader should know before single tokens, by the heading of its column; shares as text."""
+    margins = [value for pair in record.pairs if (value := margin(pair)) is not None]
+    sides = [side for pair in record.pairs for side in (pair.chosen, pair.rejected)]
+    sizes = sorted(
+        (abs(v) for side in sides for v in contribution(side) or () if v is not None), reverse=True
+    )
+    first, total = sizes[: math.ceil(_TENTH * len(sizes))], math.fsum(sizes)
+    return {
+        "step": record.step,
+        "pairs": len(record.pairs),
+        "tokens": sum(len(side.tokens) for side in sides),
+        "mean margin (nats)": _mean(list(margins)),
+        "wrong sign": _percent(sum(value < 0 for value in margins) / len(margins) if margins else None),
+        "reward mask at 0": _percent(
+            sparsity([v for side in sides for v in side.values["reward_mask"] or ()])
+        ),
+        "KL mask at 0": _percent(sparsity([v for side in sides for v in side.values["kl_mask"] or ()])),
+        "contribution in the largest tenth": _percent(math.fsum(first) / total if total else None),
+    }
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"

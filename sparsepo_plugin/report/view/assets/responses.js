@@ -1,7 +1,7 @@
 // One response: its tokens, the values shown on hover and on focus, and its sums.
 const tip = at("tip");
 
-function drawResponse(side, name) {
+function drawResponse(side, name, run) {
   const tokens = element("div", { className: "tokens" });
   tokens.setAttribute("role", "group");
   tokens.setAttribute("aria-label", `${name} response, ${side.words.length} tokens; arrow keys walk through them`);
@@ -12,7 +12,7 @@ function drawResponse(side, name) {
   side.words.forEach((word, place) => {
     const joint = joints.get(place);
     const inside = joint && place > joint.start;
-    const own = joint ? (inside ? "\u00b7" : joint.text) : data.words[word].text;
+    const own = joint ? (inside ? "\u00b7" : joint.text) : data.texts[word][0];
     const text = spaced.has(place) ? ` ${own}` : own;
     const token = element("span", { textContent: text, tabIndex: place ? -1 : 0 });
     token.place = place;
@@ -20,15 +20,21 @@ function drawResponse(side, name) {
     if (inside) token.dataset.joint = "";
     tokens.append(token);
   });
-  tokens.side = side;
+  Object.assign(tokens, { side, run, sums: element("dl") });
   colourTokens(tokens);
   const heading = element("h3", { textContent: name });
-  return element("div", {}, heading, tokens, sums(side.sums));
+  return element("div", {}, heading, tokens, tokens.sums);
+}
+
+function valuesOf(tokens) {
+  return tokens.side.records[recordOf(tokens.run)];
 }
 
 function colourTokens(tokens) {
   const layer = layers[state.layer];
-  const values = tokens.side[state.layer];
+  const record = valuesOf(tokens);
+  const values = record[state.layer];
+  tokens.sums.replaceChildren(...sums(record.sums));
   for (const token of tokens.children) {
     token.className = shade(layer, values ? values[token.place] : null);
     if ("joint" in token.dataset) token.classList.add("joint");
@@ -45,25 +51,26 @@ function sums(found) {
     ["log-ratio", number(found.log_ratio)],
     ["KL", number(found.token_kl)],
     ["weighted contribution", number(found.contribution)],
-  ];
+  ].filter(([, value]) => value !== "\u2013");
   const entry = ([name, value]) =>
     element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }));
-  return element("dl", {}, ...rows.map(entry));
+  return rows.map(entry);
 }
 
 function showTip(token) {
   const side = token.parentElement.side;
-  const word = data.words[side.words[token.place]];
+  const values = valuesOf(token.parentElement);
+  const [word, id] = data.texts[side.words[token.place]];
   const joint = token.joint;
   const part = joint ? `, part ${token.place - joint.start + 1} of ${joint.end - joint.start} of ${joint.text}` : "";
   const rows = data.layers.map((layer) => {
-    const value = side[layer.key] ? side[layer.key][token.place] : null;
+    const value = values[layer.key] ? values[layer.key][token.place] : null;
     const unit = value !== null && layer.unit ? ` ${layer.unit}` : "";
     const text = (layer.signed && value !== null ? signed(value) : number(value)) + unit;
     return element("tr", {}, element("td", { textContent: layer.name }), element("td", { textContent: text }));
   });
-  const title = element("strong", { textContent: word.text });
-  const where = element("div", { textContent: `token ${token.place + 1}, id ${word.token_id}${part}` });
+  const title = element("strong", { textContent: word });
+  const where = element("div", { textContent: `token ${token.place + 1}, id ${id}${part}` });
   tip.replaceChildren(title, where, element("table", {}, element("tbody", {}, ...rows)));
   tip.hidden = false;
   const box = token.getBoundingClientRect();

@@ -1,18 +1,13 @@
-"use strict";
-// Data, and how a value becomes a class of the style sheet.
-const data = JSON.parse(document.getElementById("data").textContent);
-const [STEPS, SIGNED_STEPS] = data.steps;
+// The token records, and how a value becomes a class of the style sheet.
+const data = page.tokens || { colours: [1, 1], runs: [], steps: [], layers: [], texts: [], vocabulary: [], pairs: [] };
+const [STEPS, SIGNED_STEPS] = data.colours;
 const layers = Object.fromEntries(data.layers.map((layer) => [layer.key, layer]));
-const state = { layer: "reward_mask", sort: "index", wrong: false, query: "", least: 1, words: false };
+const opening = data.layers.find((layer) => layer.top !== null);
+const state = { layer: opening && opening.key, step: data.steps.at(-1), sort: "index", wrong: false, query: "", least: 1, words: false };
 
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
-function at(id) {
-  return document.getElementById(id);
+// Which of a run's records the slider shows: the last one up to its step, or the first.
+function recordOf(run) {
+  return Math.max(0, data.runs[run].steps.findLastIndex((step) => step <= state.step));
 }
 
 function number(value) {
@@ -31,26 +26,33 @@ function signed(value) {
 // Every value but an exact 0 of a mask gets a colour; an exact 0 gets none, because that is what sparsity counts.
 function shade(layer, value) {
   if (value === null) return "none";
-  if (layer.signed) {
-    const step = Math.round((SIGNED_STEPS * value) / layer.top);
+  if (value === 0 && !layer.signed) return "zero";
+  if (layer.signed || layer.centre) {
+    const step = Math.round((SIGNED_STEPS * (value - layer.centre)) / (value < layer.centre ? below(layer) : layer.top));
     if (step === 0) return "d0";
     return (step > 0 ? "p" : "n") + Math.min(Math.abs(step), SIGNED_STEPS);
   }
-  if (value === 0) return "zero";
   return "s" + Math.max(1, Math.min(STEPS, Math.ceil((STEPS * value) / layer.top)));
+}
+
+// How far the colours reach below the middle: those of a mask, which is never negative, no further than to 0.
+function below(layer) {
+  return layer.signed ? layer.top : Math.min(layer.top, layer.centre);
 }
 
 function drawScale() {
   const layer = layers[state.layer];
+  const parted = layer.signed || layer.centre === 1;
   const bar = element("div", { className: "bar" });
   const classes = [];
-  if (layer.signed) for (let n = SIGNED_STEPS; n > 0; n--) classes.push("n" + n);
-  if (layer.signed) classes.push("d0");
-  for (let n = 1; n <= (layer.signed ? SIGNED_STEPS : STEPS); n++) classes.push((layer.signed ? "p" : "s") + n);
+  if (parted) for (let n = SIGNED_STEPS; n > 0; n--) classes.push("n" + n);
+  if (parted) classes.push("d0");
+  for (let n = 1; n <= (parted ? SIGNED_STEPS : STEPS); n++) classes.push((parted ? "p" : "s") + n);
   bar.append(...classes.map((name) => element("i", { className: name })));
   const unit = layer.unit ? ` ${layer.unit}` : "";
-  const ends = layer.signed
-    ? [`\u2264 ${number(-layer.top)}`, "0", `\u2265 +${number(layer.top)}${unit}`]
+  const end = layer.signed ? signed : number;
+  const ends = parted
+    ? [`\u2264 ${end(layer.centre - below(layer))}`, number(layer.centre), `\u2265 ${end(layer.centre + layer.top)}${unit}`]
     : ["above 0", number(layer.top / 2), `\u2265 ${number(layer.top)}${unit}`];
   const widths = [Math.floor(classes.length / 3), 0, Math.floor(classes.length / 3)];
   widths[1] = classes.length - widths[0] - widths[2];

@@ -27,9 +27,10 @@ function drawLayers() {
   });
 }
 
-function drawFacts() {
-  const facts = [data.loss && `loss ${data.loss}`, data.beta !== null && `beta ${data.beta}`, `step ${data.step}`];
-  at("facts").textContent = [...facts.filter(Boolean), `${data.pairs.length} pairs`, data.source].join(" \u00b7 ");
+function drawStep() {
+  at("at-step").textContent = state.step;
+  cards.forEach(drawNumbers);
+  document.querySelectorAll(".tokens").forEach(colourTokens);
 }
 
 function listen() {
@@ -47,12 +48,12 @@ function listen() {
   at("show-pairs").addEventListener("click", () => Object.assign(state, { words: false }) && draw());
   at("show-words").addEventListener("click", () => Object.assign(state, { words: true }) && draw());
   at("more").addEventListener("click", () => Object.assign(order, { shown: order.shown + PAGE }) && draw());
-  at("theme").addEventListener("click", () => {
-    const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "system") + 1) % THEMES.length];
-    document.documentElement.dataset.theme = next;
-    at("theme").textContent = `theme: ${next}`;
+  at("step").addEventListener("input", () => {
+    state.step = data.steps[at("step").value];
+    drawStep();
+    draw();
   });
-  const main = document.querySelector("main");
+  const main = at("tokens");
   for (const name of ["pointerover", "focusin"])
     main.addEventListener(name, (event) => (tokenOf(event) ? showTip(tokenOf(event)) : hideTip()));
   for (const name of ["pointerleave", "focusout"]) main.addEventListener(name, hideTip);
@@ -60,12 +61,23 @@ function listen() {
   document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
 }
 
-at("sort").append(...Object.entries(SORTS).map(([key, [name]]) => element("option", { value: key, textContent: name })));
-drawLayers();
-drawFacts();
-drawHead();
-drawScale();
-listen();
-draw();
-cards.forEach((card) => watcher.observe(card));
+drawParts();
+at("theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "system") + 1) % THEMES.length];
+  document.documentElement.dataset.theme = next;
+  at("theme").textContent = `theme: ${next}`;
+});
+if (page.tokens) {
+  at("sort").append(...Object.entries(SORTS).map(([key, [name]]) => element("option", { value: key, textContent: name })));
+  Object.assign(at("step"), { max: data.steps.length - 1, value: data.steps.length - 1 });
+  at("steps").hidden = data.steps.length < 2;
+  at("overview").append(...page.overview.map(blockOf));
+  drawLayers();
+  drawHead();
+  drawScale();
+  listen();
+  drawStep();
+  draw();
+  cards.forEach((card) => watcher.observe(card));
+}
 document.documentElement.dataset.ready = "";

@@ -3,13 +3,14 @@ const PAGE = 200;
 const columns = [
   { key: "text", name: "token" },
   { key: "token_id", name: "id" },
+  ...(data.runs.length > 1 ? [{ key: "label", name: "run" }] : []),
   { key: "count", name: "count" },
   { key: "zeros", name: "reward mask exactly 0", show: percent },
   ...data.layers
     .filter((layer) => layer.top !== null)
     .map((layer) => ({ key: layer.key, name: `mean ${layer.name}`, layer })),
 ];
-const order = { key: "reward_mask", down: true, shown: PAGE };
+const order = { key: state.layer, down: true, shown: PAGE };
 
 function compare(a, b) {
   const [x, y] = [a[order.key], b[order.key]];
@@ -22,7 +23,7 @@ function drawHead() {
   const heads = columns.map((column) => {
     const button = element("button", { type: "button", textContent: column.name });
     button.addEventListener("click", () => {
-      order.down = order.key === column.key ? !order.down : column.key !== "text";
+      order.down = order.key === column.key ? !order.down : !["text", "label"].includes(column.key);
       order.key = column.key;
       draw();
     });
@@ -43,10 +44,16 @@ function drawWords() {
   for (const head of document.querySelectorAll("#words th"))
     head.setAttribute("aria-sort", head.key !== order.key ? "none" : order.down ? "descending" : "ascending");
   const query = state.query.toLowerCase();
-  const kept = data.words.filter((row) => row.count >= state.least && row.text.toLowerCase().includes(query));
+  const rows = data.runs.flatMap(({ label }, run) =>
+    data.vocabulary[run][recordOf(run)].map((row) => {
+      const [text, token_id] = data.texts[row.word];
+      return { ...row, text, token_id, label };
+    }),
+  );
+  const kept = rows.filter((row) => row.count >= state.least && row.text.toLowerCase().includes(query));
   kept.sort(compare);
-  const rows = kept.slice(0, order.shown).map((row) => element("tr", {}, ...columns.map((column) => cell(column, row))));
-  document.querySelector("#words tbody").replaceChildren(...rows);
+  const shown = kept.slice(0, order.shown).map((row) => element("tr", {}, ...columns.map((column) => cell(column, row))));
+  document.querySelector("#words tbody").replaceChildren(...shown);
   at("more").hidden = kept.length <= order.shown;
-  return `${kept.length} of ${data.words.length} tokens`;
+  return `${kept.length} of ${rows.length} tokens`;
 }
