@@ -62,6 +62,24 @@ def random_batch(
     return Batch(policy.to(dtype), reference.to(dtype), labels, reward_mask.to(dtype), kl_mask.to(dtype))
 
 
+class Extras:
+    """What some losses need besides: the data's weights, a third of them missing, and the policy's states."""
+
+    def __init__(self, batch: Batch, seed: int = 0) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        shape = batch.reward_mask.shape
+        weights = torch.rand(shape, generator=rng, dtype=torch.float64)
+        self.token_weights = weights.masked_fill(torch.rand(shape, generator=rng) < 0.3, torch.nan)
+        self.policy_states = torch.randn(*shape, 5, generator=rng, dtype=torch.float64)
+        self.entropy = torch.rand(shape, generator=rng, dtype=torch.float64)
+
+    def map(self, function: object) -> Extras:
+        """Apply a function to every tensor."""
+        mapped = object.__new__(Extras)
+        mapped.__dict__ = {name: function(value) for name, value in vars(self).items()}  # type: ignore[operator]
+        return mapped
+
+
 def logit_of(batch: Batch, masks: Masks) -> Tensor:
     """beta times the score difference of every pair, differentiable, [pairs]."""
     scores = masked_scores(batch.stats(), masks)

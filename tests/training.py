@@ -24,7 +24,26 @@ FP32 = ["--ds.param_dtype", "fp32"]
 SPARSE = ["--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.mask_lr", "0.05"]
 SPARSE += ["--sparsepo.normalise", "none"]  # masks that may shrink, die and be penalised
 TRAIN_MANY = Path(__file__).with_name("train_many.py")
-LOSSES = ("cdpo", "dpo", "dpop", "ipo", "mapo", "simpo", "sparsepo", "tdpo1", "tdpo2")
+LOSSES = (
+    *(
+        "cdpo",
+        "confpo",
+        "criticaldpo",
+        "d2po",
+        "dpo",
+        "dpop",
+        "ipo",
+        "lddpo",
+        "mapo",
+        "otpo",
+        "sepo",
+        "simpo",
+    ),
+    *("sparsepo", "tdpo1", "tdpo2", "tgdpo", "tisdpo"),
+)
+REFERENCE_FREE = ("confpo", "sepo", "simpo")
+# Losses that read the data's token weights.
+WEIGHTED = ("criticaldpo", "sepo", "tgdpo", "tisdpo")
 PENALTIES = ["--sparsepo.reward_l1", "0.002", "--sparsepo.kl_l1", "0.001"]
 
 
@@ -49,12 +68,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that every run reads: models by family, 24 training pairs, 80 of them, 7 held-out pairs."""
+    """Files that every run reads: models by family, 24 training pairs, 80 of them, 7 held-out pairs.
+
+    ``weighted`` and ``held_out_weighted`` are ``many`` and ``held_out`` with columns of token weights.
+    """
 
     root: Path
     train: Path
     many: Path
     held_out: Path
+    weighted: Path
+    held_out_weighted: Path
 
     def model(self, family: str = "llama") -> Path:
         return self.root / family
@@ -123,8 +147,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     pairs = generate_pairs(31, 0)
     write_jsonl(pairs[:24], root / "train.jsonl")
     write_jsonl(pairs[24:], root / "eval.jsonl")
+    write_jsonl(pairs[24:], root / "weighted_eval.jsonl", weighted=True)
     write_jsonl(generate_pairs(80, 1), root / "many.jsonl")
-    return Inputs(root, root / "train.jsonl", root / "many.jsonl", root / "eval.jsonl")
+    write_jsonl(generate_pairs(80, 1), root / "weighted.jsonl", weighted=True)
+    names = ("train", "many", "eval", "weighted", "weighted_eval")
+    return Inputs(root, *(root / f"{name}.jsonl" for name in names))
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +230,10 @@ def method_runs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("method")
     twenty = ["--data.dataset", str(inputs.many), "--train.batch_size", "4", *FP32, "--adam.lr", "0.001"]
     runs = {f"llama {name}": [*inputs.flags(), *twenty, "--loss", name] for name in LOSSES}
-    runs["llama simpo"] += ["--model.beta", "2.0"]
+    for name in REFERENCE_FREE:
+        runs[f"llama {name}"] += ["--model.beta", "2.0"]
+    for name in WEIGHTED:
+        runs[f"llama {name}"] += ["--data.dataset", str(inputs.weighted)]
     runs["llama gentle"] = [*inputs.flags(), *twenty, "--loss", "gentle", "--gentle.strength", "0.25"]
     recorded = ["--eval.dataset", str(inputs.held_out), "--sparsepo.record", "3", "--sparsepo.anchor", "0.1"]
     runs["llama sparsepo"] += recorded

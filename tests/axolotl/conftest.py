@@ -14,6 +14,7 @@ else:
     os.environ.update(
         AXOLOTL_DO_NOT_TRACK="1", DO_NOT_TRACK="1", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1",
         OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="",
+        DS_ACCELERATOR="cpu", DS_SKIP_CUDA_CHECK="1",
     )  # fmt: skip
     sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
     import torch

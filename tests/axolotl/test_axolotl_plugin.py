@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from axolotl.cli import config as upstream
 from axolotl.integrations.base import BasePlugin, PluginManager
 from axolotl.utils.schemas.config import AxolotlInputConfig
 from axolotl_runs import CONFIGS, on_tiny_model, write
+from trl_runs import ROOT
 
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters.axolotl import SparsePOPlugin, plugin, settings
@@ -61,6 +64,33 @@ def test_every_shipped_configuration_is_accepted_with_its_options(load, name):
     assert arguments == {"preference_loss": loss, "loss_options": written[loss]}
 
 
+def test_installed_but_not_asked_for_it_does_nothing(load, capsys):
+    """Axolotl 0.21 loads every installed plugin for every configuration, of supervised fine-tuning too."""
+    one = SparsePOPlugin()
+    for cfg in ({"rl": "dpo", "learning_rate": 1e-5}, {"plugins": ["some.Other"], "sample_packing": True}):
+        before = dict(cfg)
+        one.register(cfg)
+        assert cfg == before
+        assert one.get_input_args() is None
+        assert one.get_training_args_mixin() is None
+        assert one.get_training_args(cfg) is None
+        one.post_trainer_create(cfg, object())
+        one.post_train(cfg, object())
+        one.post_train_unload(cfg)
+    assert capsys.readouterr() == ("", "")
+    asked = {"preference_loss": "dpo", "rl": "dpo"}
+    one.register(asked)
+    assert asked["trainer_cls"] == plugin.TRAINER
+    assert one.get_input_args()
+
+
+def test_the_entry_point_names_the_plugin():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        points = tomllib.load(file)["project"]["entry-points"]["axolotl.plugins"]
+    module, name = points["sparsepo"].split(":")
+    assert getattr(importlib.import_module(module), name) is SparsePOPlugin
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_of_a_shipped_configuration_has_its_words_above_it(name):
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
@@ -97,17 +127,16 @@ def test_every_key_of_a_shipped_configuration_has_its_words_above_it(name):
         ({"rl": "kto"}, "rl: got 'kto', expected dpo with preference_loss sparsepo"),
         ({"rl": None}, "rl: got None, expected dpo"),
         ({"trainer_cls": "some.Trainer"}, "trainer_cls: got some.Trainer, expected none"),
-        ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: got True, expected none"),
+        ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: got True, expected False with"),
         ({"dpo_use_liger_kernel": True}, "dpo_use_liger_kernel: got True"),
         ({"dpo_loss_type": ["ipo"]}, "dpo_loss_type: got ['ipo']"),
         ({"dpo_label_smoothing": 0.1}, "dpo_label_smoothing: got 0.1"),
         ({"dpo_use_weighting": True}, "dpo_use_weighting: got True"),
         ({"dpo_padding_free": True}, "dpo_padding_free: got True"),
         ({"pad_to_multiple_of": 64}, "pad_to_multiple_of: got 64"),
-        ({"deepspeed": "zero2.json"}, "deepspeed: got 'zero2.json', expected none"),
-        ({"fsdp_config": {"reshard_after_forward": True}}, "fsdp_config: got "),
+        ({"fsdp_config": {"reshard_after_forward": True}}, "fsdp_version: got 1, expected 2"),
         ({"context_parallel_size": 2}, "context_parallel_size: got 2, expected 1"),
-        ({"optimizer": "muon"}, "optimizer: got 'muon', expected one of adamw_torch"),
+        ({"optimizer": "lomo"}, "optimizer: got lomo, expected one that steps after the backward pass"),
         ({"lr_scheduler": "one_cycle"}, "lr_scheduler: got 'one_cycle'"),
         ({"use_ray": True}, "use_ray: got True"),
     ],
@@ -125,13 +154,14 @@ def test_a_missing_dependency_stops_the_run_in_one_line(refused, monkeypatch, mi
 
 
 def test_a_trl_that_is_too_old_stops_the_run_in_one_line(refused, monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.8.2")
+    installed = {"trl": "1.8.2", "axolotl": "0.19.0"}
+    monkeypatch.setattr("sparsepo_plugin.adapters.trl.versions.version", installed.get)
     assert refused().startswith("trl: got version 1.8.2, expected 1.9 or later")
 
 
 def test_another_plugins_trainer_stops_the_run(capsys):
     with pytest.raises(SystemExit):
-        SparsePOPlugin().post_trainer_create({}, object())
+        SparsePOPlugin().post_trainer_create({"preference_loss": "dpo"}, object())
     assert "trainer: got builtins.object, expected sparsepo_plugin" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -29,7 +30,20 @@ def trained(tiny, tmp_path_factory):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     assert "SparsePO: preference_loss sparsepo, SparsePOOptions(" in done.stdout
+    (folder / "said.txt").write_text(done.stdout)
     return folder
+
+
+def test_five_lines_close_a_run_when_everything_is_saved(trained, tiny):
+    """After Axolotl's own last word, in its own words, and each once."""
+    said, out = (trained / "said.txt").read_text(), trained / "out"
+    *_, numbers, places, see, time, following = said.splitlines()
+    assert numbers.startswith("not evaluated: no held-out pairs (test_datasets or val_set_size)")
+    assert places.startswith(f"policy: {out}; masks: {out}/sparsepo_masks.safetensors; metrics: {out}/")
+    assert "(without tokens: sparsepo: {record: 200} and test_datasets keep some)" in see
+    assert re.fullmatch(r"time: \d+ s to step 14", time)
+    assert following.startswith(f"next: eval-harness run --model {out} --baseline {tiny.model} ")
+    assert said.count("policy: ") == 1
 
 
 def test_it_trains_and_the_loss_falls(trained):
@@ -113,3 +127,22 @@ def test_a_bad_configuration_ends_the_program_in_one_line(tiny, tmp_path):
     assert errors[0].startswith("error: unknown option of sparsepo 'maks': did you mean masks")
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_datas_weights_reach_the_loss_and_data_without_them_are_refused(tiny, tmp_path):
+    changes = {
+        "preference_loss": "tisdpo", "simpo": None, "tisdpo": {"transform": "none"}, "max_steps": 3,
+        "dataset_prepared_path": str(tmp_path / "prepared"),
+    }  # fmt: skip
+    content = on_tiny_model("simpo", tiny, tmp_path / "out", **changes)
+    plain = axolotl_train(write(tmp_path, content))
+    assert plain.returncode == 2
+    assert "got no columns chosen_weights and rejected_weights" in plain.stderr + plain.stdout
+    rows = tmp_path / "weighted.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny.weighted_rows()))
+    content["datasets"][0]["path"] = str(rows)
+    done = axolotl_train(write(tmp_path, content))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
+    # Words weigh 1, a tenth, or 1 for want of a number: the mean lies between.
+    assert 0.1 < first["reward_mask_mean"] < 0.99

@@ -13,11 +13,14 @@ from transformers import Trainer
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import dpo_trainer
 
+from sparsepo_plugin.adapters.trl.mask_hooks import MaskHooks
 from sparsepo_plugin.adapters.trl.trainer import PreferenceMixin
 
 OVERRIDDEN = {
-    "__init__", "_compute_loss", "create_optimizer", "training_step", "_clip_grad_norm", "_save",
-    "_load_from_checkpoint", "_load_best_model", "log", "evaluation_loop", "_prepare_dataset",
+    "__init__", "_compute_loss", "create_optimizer", "training_step", "_clip_grad_norm", "save_model",
+    "_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler", "_load_best_model",
+    "log", "evaluation_loop", "_prepare_dataset", "_set_signature_columns_if_needed",
+    "_precompute_ref_logps", "compute_ref_log_probs", "train",
 }  # fmt: skip
 
 
@@ -26,17 +29,19 @@ def source(value):
 
 
 def test_the_versions_are_ones_everything_here_was_run_with():
-    assert version("transformers") == "5.16.1"
-    assert trl.__version__ in ("1.9.0", "1.16.0")
+    found = (version("transformers"), trl.__version__)
+    assert found in (("5.16.1", "1.9.0"), ("5.16.1", "1.16.0"), ("5.20.1", "1.14.1"))
 
 
 def test_we_override_what_we_mean_to_and_nothing_else():
-    ours = {name for name in vars(PreferenceMixin) if not name.startswith("__") or name == "__init__"}
+    both = {**vars(MaskHooks), **vars(PreferenceMixin)}
+    ours = {name for name in both if not name.startswith("__") or name == "__init__"}
     assert {name for name in ours if hasattr(DPOTrainer, name)} == OVERRIDDEN
 
 
 def test_our_attributes_are_not_upstreams():
     own = {"preference_objective", "mask_training", "_preference_step", "_pair_log", "_evaluation_pairs"}
+    own |= {"_spread", "_rate_share", "_precomputed_width", "_precomputing", "moments"}
     text = source(DPOTrainer) + source(Trainer)
     assert not [name for name in own if re.search(rf"self\.{name}\b", text) or hasattr(DPOTrainer, name)]
 
@@ -47,9 +52,12 @@ def test_our_attributes_are_not_upstreams():
         (DPOTrainer._compute_loss, ["model", "inputs", "return_outputs"]),
         (DPOTrainer.log, ["logs", "start_time"]),
         (DPOTrainer._prepare_dataset, ["dataset", "processing_class", "args", "dataset_name"]),
+        (DPOTrainer._precompute_ref_logps, ["dataset", "name", "batch_size"]),
+        (DPOTrainer.compute_ref_log_probs, ["model", "inputs"]),
         (Trainer._clip_grad_norm, ["model"]),
-        (Trainer._save, ["output_dir", "state_dict"]),
-        (Trainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
+        (Trainer.save_model, ["output_dir", "_internal_call"]),
+        (Trainer._save_optimizer_and_scheduler, ["output_dir"]),
+        (Trainer._load_optimizer_and_scheduler, ["checkpoint"]),
         (Trainer._load_best_model, []),
         (Trainer.create_optimizer, ["model"]),
         (Trainer.training_step, ["model", "inputs", "num_items_in_batch"]),
@@ -72,6 +80,7 @@ def test_the_first_arguments_of_the_trainer():
             Trainer._run_epoch,
             [
                 "if self.args.max_grad_norm > 0: grad_norm = self._clip_grad_norm(model)",
+                "self.optimizer.step() self.control = self.callback_handler.on_optimizer_step",
                 "model.zero_grad()",  # not the optimizer's: the mask module's gradients would stay
                 "self.accelerator.gradient_state._set_sync_gradients(do_sync_step)",
             ],
@@ -80,7 +89,18 @@ def test_the_first_arguments_of_the_trainer():
             Trainer._clip_grad_norm,
             ["self.accelerator.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)"],
         ),
-        (Trainer.save_model, ["elif self.args.should_save: self._save(output_dir)"]),
+        (
+            Trainer._save_checkpoint,
+            [
+                "self.save_model(output_dir, _internal_call=True)",
+                "self._save_optimizer_and_scheduler(output_dir)",
+            ],
+        ),
+        (Trainer._prepare_for_training, ["self._load_optimizer_and_scheduler(resume_from_checkpoint)"]),
+        (
+            Trainer.training_step,
+            ['kwargs["scale_wrt_gas"] = False', "loss / self.current_gradient_accumulation_steps"],
+        ),
         (DPOTrainer.compute_loss, ["self._compute_loss(model, inputs, return_outputs)"]),
         (
             DPOTrainer.log,
@@ -97,6 +117,14 @@ def test_the_first_arguments_of_the_trainer():
                 "skip_prepare_dataset = self._is_vision_dataset",
             ],
         ),
+        (
+            DPOTrainer._precompute_ref_logps,
+            [
+                "dataset._fingerprint, model_hash",
+                '"ref_chosen_logps": ref_chosen_logps[indices]',
+                "self.accelerator.gather_for_metrics(",
+            ],
+        ),
         (DPOTrainer.__init__, ["self.beta = args.beta", "self.model_accepts_loss_kwargs = False"]),
     ],
 )
@@ -111,7 +139,7 @@ def test_source(where, pieces):
 def test_defaults_that_refusals_compare_with():
     fields = DPOConfig.__dataclass_fields__
     wanted = {
-        "precompute_ref_log_probs": False, "use_liger_kernel": False, "sync_ref_model": False,
+        "use_liger_kernel": False,
         "padding_free": False, "loss_weights": None, "ld_alpha": None, "use_weighting": False,
         "label_smoothing": 0.0,
         "f_divergence_type": "reverse_kl",

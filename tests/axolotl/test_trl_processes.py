@@ -21,6 +21,7 @@ def out(tiny, tmp_path_factory):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = run([*launcher, "-m", "train_twice", str(tiny.root), str(folder / "two")], folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    (folder / "said.txt").write_text(done.stdout)
     train_twice.train(tiny, folder / "one", ("synchronised",))
     return folder
 
@@ -70,6 +71,13 @@ def test_evaluation_metrics_and_record_count_every_pair_once(out):
             right[key] for key in ("pair", "side", "tokens")
         ]
         assert left["reward_mask"] == pytest.approx(right["reward_mask"], abs=1e-4)
+
+
+def test_one_of_two_processes_closes_a_training(out):
+    said = (out / "said.txt").read_text()
+    trained = [folder for folder in (out / "two").iterdir() if (folder / "metrics.jsonl").is_file()]
+    # Not by lines: what two processes write into one pipe can share a line.
+    assert said.count("next: eval-harness run ") == len(trained)
 
 
 def test_the_mask_module_is_saved_beside_every_checkpoint(out):

@@ -9,7 +9,8 @@ from trl_runs import SPARSE
 from sparsepo_plugin import registry
 from sparsepo_plugin.adapters.trl import SparsePOTrainer, refusals
 from sparsepo_plugin.adapters.trl.arguments import build_options
-from sparsepo_plugin.adapters.trl.mask_training import refuse_sharding
+from sparsepo_plugin.adapters.trl.sharding import spread_of
+from sparsepo_plugin.adapters.trl.versions import untested
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.losses import sparsepo
@@ -38,9 +39,7 @@ def refused(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: got True, expected False"),
         ({"use_liger_kernel": True}, "use_liger_kernel: got True"),
-        ({"sync_ref_model": True}, "sync_ref_model: got True"),
         ({"padding_free": True}, "padding_free: got True"),
         ({"loss_type": ["ipo"]}, "loss_type: got ['ipo'], expected ['sigmoid']"),
         ({"loss_weights": [0.5]}, "loss_weights: got [0.5]"),
@@ -49,7 +48,7 @@ def refused(tiny, tmp_path, monkeypatch):
         ({"label_smoothing": 0.1}, "label_smoothing: got 0.1, expected 0.0"),
         ({"f_divergence_type": "js_divergence"}, "f_divergence_type: got 'js_divergence'"),
         ({"beta": 0.0}, "beta: got 0.0, expected a number > 0"),
-        ({"optim": "adamw_bnb_8bit"}, "optim: got adamw_bnb_8bit, expected one of adamw_torch"),
+        ({"optim": "adalomo"}, "optim: got adalomo, expected one that steps after the backward pass"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches: got True"),
         ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config.dispatch_batches: got True"),
         ({"accelerator_config": {"even_batches": False}}, "accelerator_config.even_batches: got False"),
@@ -81,38 +80,38 @@ def test_an_unknown_loss_or_option_or_a_bad_value(refused, loss, options, words)
     assert refused(loss, options).startswith(words)
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
-def test_a_launcher_that_shards_the_policy(refused, monkeypatch, variable):
+def test_rows_and_matrices_split_over_processes():
     class Args:
-        preference_loss, deepspeed, fsdp, n_gpu = "sparsepo", None, False, 1
+        preference_loss, parallelism_config, n_gpu = "dpo", object(), 1
 
-    monkeypatch.setenv(variable, "true")
-    name = variable.rpartition("_")[2].lower()
-    with pytest.raises(
-        UserError, match=f"^{name} with preference_loss sparsepo: got it switched on, expected it off"
-    ):
+    with pytest.raises(UserError, match=r"^parallelism_config with preference_loss dpo: got it switched on"):
         refusals.check(Args())
 
 
-@pytest.mark.parametrize("name", ["deepspeed", "fsdp", "parallelism_config"])
-def test_sharding_named_in_the_arguments(name):
-    class Args:
-        preference_loss, deepspeed, fsdp, parallelism_config, n_gpu = "dpo", None, False, None, 1
+class Spread:
+    """An accelerator that says how it spreads models."""
 
-    setattr(Args, name, {"any": "thing"})
-    with pytest.raises(UserError, match=f"^{name} with preference_loss dpo: got it switched on"):
-        refusals.check(Args())
-
-
-def test_fsdp_in_real_arguments(refused):
-    message = refused(fsdp="full_shard", fsdp_config={"fsdp_version": 2})
-    assert message.startswith("fsdp with preference_loss sparsepo: got it switched on, expected it off")
+    def __init__(self, kind, precision="no", version=2, **config):
+        self.distributed_type, self.mixed_precision, self.state = kind, precision, self
+        self.fsdp_plugin = self.deepspeed_plugin = self
+        self.fsdp_version, self.deepspeed_config, self.zero_stage = version, config, 2
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MULTI_XPU", "TP"])
-def test_what_only_the_launcher_has_switched_on(kind):
-    with pytest.raises(UserError, match=f"^distributed type {kind}: expected one process or DDP"):
-        refuse_sharding(kind)
+@pytest.mark.parametrize(
+    ("accelerator", "words"),
+    [
+        (Spread("MULTI_XPU"), "distributed type MULTI_XPU: expected one process, DDP, DeepSpeed or FSDP2"),
+        (Spread("FSDP", version=1), "fsdp_version: got 1, expected 2"),
+        (Spread("DEEPSPEED", "fp16"), "fp16 with DEEPSPEED: expected bf16 or float32"),
+        (Spread("FSDP", "fp16"), "fp16 with FSDP: expected bf16 or float32"),
+        (Spread("DEEPSPEED", tensor_parallel={"autotp_size": 2}), "tensor_parallel.autotp_size: got 2"),
+    ],
+)
+def test_ways_of_spreading_models_that_are_not_tested(accelerator, words):
+    with pytest.raises(UserError) as error:
+        spread_of(accelerator)
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
 
 
 def test_several_gpus_in_one_process():
@@ -140,11 +139,6 @@ def test_models_that_do_not_fit(refused, tmp_path):
     )
 
 
-def test_an_optimizer_given_past_the_arguments(refused):
-    message = refused(options=SPARSE, given={"optimizers": (object(), None)})
-    assert message.startswith("optim: got one of its own, expected one of")
-
-
 def test_losses_without_a_mask_module_take_any_optimizer(tiny, tmp_path):
     trainer = tiny.trainer(tmp_path, "tdpo1", optim="adamw_bnb_8bit")
     assert not trainer.mask_training.learned
@@ -161,5 +155,31 @@ def test_an_optimizer_is_checked_for_any_mask_with_parameters(refused, monkeypat
     """A source may learn without reading hidden states; what counts is that it has something to train."""
     source = registry.mask_sources()["uniform"]._replace(learned=True)
     monkeypatch.setitem(sparsepo._SOURCES, "uniform", source)
-    message = refused(options={"source": "uniform"}, optim="lion_32bit")
-    assert message.startswith("optim: got lion_32bit, expected one of adamw_torch")
+    message = refused(options={"source": "uniform"}, optim="lomo")
+    assert message.startswith("optim: got lomo, expected one that steps after")
+
+
+def test_a_mask_module_belongs_to_one_fixed_reference(refused):
+    message = refused(options=SPARSE, sync_ref_model=True)
+    assert message.startswith("sync_ref_model: got True, expected False with preference_loss sparsepo")
+
+
+def test_newer_versions_than_the_tested_ones_are_named_and_older_ones_refused():
+    assert untested("trl") is None
+    assert untested("axolotl", "0.21.0.dev0") is None
+    assert (
+        untested("trl", "2.0.1")
+        == "warning: trl 2.0.1 is newer than 1.16, the newest that this is tested with"
+    )
+    with pytest.raises(UserError, match=r"^axolotl: got version 0.18.2, expected 0.19 or later"):
+        untested("axolotl", "0.18.2")
+
+
+@pytest.mark.parametrize("spelled", ["itself", "link"])
+def test_the_model_that_the_run_reads_is_not_written_over(tiny, refused, tmp_path, spelled):
+    output = tiny.model
+    if spelled == "link":
+        output = tmp_path / "a name for it"
+        output.symlink_to(tiny.model)
+    said = refused("dpo", output_dir=str(output))
+    assert said == f"output_dir: got {output}, which is the model that the run reads, expected another folder"

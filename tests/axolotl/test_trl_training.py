@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import mask_folders
 import pytest
@@ -22,8 +23,11 @@ from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.forward.statistics import slices
+from sparsepo_plugin.run_folder import lock
 from sparsepo_plugin.types import ReferenceState
 
+# IPO's margin goes to 1 / (2 beta), which with 1 is less than a few steps move it.
+BETAS = {"confpo": 2.0, "ipo": 0.1, "sepo": 2.0, "simpo": 2.0}
 LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
 
 
@@ -61,16 +65,16 @@ def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_pa
 
     monkeypatch.setattr(PreferenceStep, "run_reference", counted_run)
     monkeypatch.setattr(slices, "kl", counted_kl)
-    trainer = tiny.trainer(tmp_path, name, beta=2.0 if name == "simpo" else 1.0)
+    trainer = tiny.trainer(tmp_path, name, beta=BETAS.get(name, 1.0), max_steps=20)
     needs = trainer.preference_objective.needs
     trainer.train()
-    assert asked["reference"] == (10 if needs.reference else 0)
-    assert asked["states"] == (10 if needs.hidden_states else 0)
+    assert asked["reference"] == (20 if needs.reference else 0)
+    assert asked["states"] == (20 if needs.hidden_states else 0)
     assert bool(asked["kl"]) == needs.token_kl
-    assert asked["sites"] == (10 if needs.activations else 0)
+    assert asked["sites"] == (20 if needs.activations else 0)
     assert (trainer.ref_model is None) == (not needs.reference)
     found = losses(tmp_path)
-    assert len(found) == 10
+    assert len(found) == 20
     assert sum(found[-3:]) < sum(found[:3])
     trainer.save_model(str(tmp_path))
     AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -122,6 +126,35 @@ def test_a_run_leaves_policy_mask_module_metrics_and_record(tiny, tmp_path):
     assert len(records[0]["reward_mask"]) == len(records[0]["kl_mask"]) == len(records[0]["tokens"])
 
 
+def test_five_lines_close_a_training(tiny, tmp_path, capsys):
+    options = {**SPARSE, "record": 3}
+    when = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "save_strategy": "steps"}
+    trainer = tiny.trainer(tmp_path, options=options, evaluate=True, max_steps=4, save_steps=4, **when)
+    trainer.train()
+    *_, numbers, places, see, time, following = capsys.readouterr().out.splitlines()
+    assert numbers.startswith("evaluation of 7 pairs, step 0 -> 4 (95 % intervals): accuracy 0.5 -> ")
+    assert re.search(r"margin 0 -> -?[\d.e-]+ \[-?[\d.e-]+, [\d.e-]+\]", numbers)
+    assert places == (
+        f"policy: {tmp_path}, once trainer.save_model() has written it; "
+        f"last checkpoint: {tmp_path}/checkpoint-4; metrics: {tmp_path}/metrics.jsonl; "
+        f"tokens: {tmp_path}/tokens.jsonl"
+    )
+    assert (
+        see == f"page: sparsepo report {tmp_path} -o {tmp_path}.html; "
+        f"plots: sparsepo plot {tmp_path} -o {tmp_path}-plots"
+    )
+    assert re.fullmatch(r"time: \d+ s to step 4", time)
+    assert following.startswith(f"next: eval-harness run --model {tmp_path} --baseline {tiny.model} ")
+
+
+def test_nothing_held_out_and_no_step_saved_are_said(tiny, tmp_path, capsys):
+    tiny.trainer(tmp_path, "dpo", max_steps=1).train()
+    numbers, places, see, *_ = capsys.readouterr().out.splitlines()[-5:]
+    assert numbers.startswith("not evaluated: no held-out pairs (eval_dataset and eval_strategy)")
+    assert "last checkpoint" not in places
+    assert '(without tokens: loss_options={"record": 200} and eval_dataset keep some)' in see
+
+
 def test_trls_own_names_are_logged_for_the_same_numbers(tiny, tmp_path):
     trainer = tiny.trainer(tmp_path, "tdpo2", max_steps=3, logging_steps=3)
     trainer.train()
@@ -141,6 +174,38 @@ def test_a_new_run_empties_the_metrics_of_an_older_one(tiny, tmp_path):
     for _ in range(2):
         tiny.trainer(tmp_path, "dpo", max_steps=2).train()
         assert len(losses(tmp_path)) == 2
+
+
+def test_the_metrics_of_an_older_run_do_not_go_unsaid(tiny, tmp_path, capsys):
+    tiny.trainer(tmp_path, "dpo", max_steps=2).train()
+    assert "replaced" not in capsys.readouterr().out
+    tiny.trainer(tmp_path, "dpo", max_steps=1).train()
+    said = capsys.readouterr().out
+    assert f"warning: {tmp_path}/metrics.jsonl of an earlier run is replaced, and its token record" in said
+
+
+def test_an_adapter_of_an_earlier_run_is_not_applied_to_the_policy(tiny, tmp_path):
+    """transformers does so with any adapter beside a whole model."""
+    given = {"given": {"peft_config": LoraConfig(**LORA, init_lora_weights=False)}}
+    trainer = tiny.trainer(tmp_path, "dpo", max_steps=1, **given)
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "adapter_config.json").is_file()
+    trainer = tiny.trainer(tmp_path, "dpo", max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    torch.testing.assert_close(read(ids).logits, trainer.model(ids).logits)
+    assert not list(tmp_path.glob("adapter*"))
+
+
+def test_a_second_run_into_the_folder_is_refused(tiny, tmp_path):
+    trainer = tiny.trainer(tmp_path, "dpo", max_steps=1)
+    with lock.held([tmp_path]), pytest.raises(UserError, match="another run is writing there"):
+        trainer.train()
+    trainer.train()
+    assert not (tmp_path / lock.LOCK).exists()
 
 
 # ---------------------------------------------------------------- the mask module's gradients
@@ -211,11 +276,15 @@ def test_the_mask_module_has_its_own_rate_and_decay_and_follows_the_schedule(tin
     assert all(g["lr"] == pytest.approx(0.0, abs=1e-9) for g in groups)
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
-def test_every_accepted_optimizer_moves_the_mask_module(tiny, tmp_path, optim):
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor", "rmsprop", "adagrad", "adamw_bnb_8bit"]
+)
+def test_every_kind_of_optimizer_moves_the_mask_module(tiny, tmp_path, optim):
     trainer = tiny.trainer(tmp_path, options=SPARSE, max_steps=2, optim=optim)
     before = state_of(trainer)
     trainer.train()
+    own = optim in ("rmsprop", "adagrad", "adamw_bnb_8bit")
+    assert (trainer.mask_training.optimizer is not None) == own
     after = state_of(trainer)
     for name in trainer.mask_training.module.state_dict():
         assert not torch.equal(before[name], after[name]), name
@@ -224,8 +293,12 @@ def test_every_accepted_optimizer_moves_the_mask_module(tiny, tmp_path, optim):
 # ---------------------------------------------------------------- checkpoints
 
 
-def test_a_resumed_run_ends_where_the_whole_one_does(tiny, tmp_path):
-    saved = {"save_strategy": "steps", "save_steps": 4, "options": {**SPARSE, "dropout": 0.1}}
+@pytest.mark.parametrize("optim", ["adamw_torch", "rmsprop"])
+def test_a_resumed_run_ends_where_the_whole_one_does(tiny, tmp_path, optim):
+    saved = {
+        "save_strategy": "steps", "save_steps": 4, "options": {**SPARSE, "dropout": 0.1}, "optim": optim,
+        "lr_scheduler_type": "linear", "learning_rate": 1e-3,
+    }  # fmt: skip
     whole = tiny.trainer(tmp_path, **saved)
     whole.train()
     folder = tmp_path / "checkpoint-4"
@@ -235,6 +308,97 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tiny, tmp_path):
     assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path)[4:], abs=1e-6)
     assert_same(state_of(whole), state_of(resumed), 1e-6)
     assert json.loads((tmp_path / "resumed/sparsepo_run.json").read_text())["loss"] == "sparsepo"
+
+
+@pytest.mark.parametrize("options", [SPARSE, {"source": "random"}])
+def test_a_run_of_an_earlier_version_goes_on_without_the_anchor_that_is_the_default_now(
+    tiny, tmp_path, options, capfd
+):
+    saved = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = tiny.trainer(tmp_path, options={**options, "anchor": 0.0}, **saved)
+    whole.train()
+    resumed = tiny.trainer(tmp_path / "resumed", options=options, **saved)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert "sparsepo: anchor stays 0.0, as this run was begun by an earlier version" in capfd.readouterr().out
+    assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path)[2:], abs=1e-6)
+    run = json.loads((tmp_path / "resumed/sparsepo_run.json").read_text())
+    assert run["options"]["anchor"] == 0.0
+    named = tiny.trainer(tmp_path / "named", options={**options, "anchor": 3.0}, **saved)
+    named.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert losses(tmp_path / "named")[0] > losses(tmp_path)[2]
+
+
+def test_the_masks_own_optimizer_is_missed_in_one_line(tiny, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 2, "options": SPARSE, "max_steps": 4, "optim": "rmsprop"}
+    tiny.trainer(tmp_path, **saved).train()
+    folder = tmp_path / "checkpoint-2"
+    file = folder / "sparsepo_mask_optimizer.pt"
+    for content, words in (
+        (b"damaged", "cannot be read as the mask module's optimizer"),
+        (None, "no such file"),
+    ):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(UserError, match=words) as error:
+            tiny.trainer(tmp_path / "resumed", **saved).train(resume_from_checkpoint=str(folder))
+        assert "\n" not in str(error.value)
+
+
+def test_an_own_optimizer_follows_the_policys_schedule(tiny, tmp_path):
+    trainer = tiny.trainer(
+        tmp_path, options=SPARSE, optim="rmsprop", lr_scheduler_type="linear", max_steps=4, warmup_steps=2
+    )
+    rates = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_optimizer_step(self, *_, **__):
+            rates.append(trainer.mask_training.optimizer._optimizer.param_groups[0]["lr"])
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert rates == pytest.approx([0.0, 0.01, 0.02, 0.01])
+
+
+def test_a_learning_rate_of_0_leaves_nothing_to_follow(tiny, tmp_path):
+    trainer = tiny.trainer(tmp_path, options=SPARSE, optim="rmsprop", learning_rate=0.0)
+    with pytest.raises(UserError, match=r"^learning_rate: got 0.0, expected a number > 0"):
+        trainer.train()
+
+
+def test_a_synchronised_reference_is_honoured_without_a_mask_module(tiny, tmp_path):
+    args = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 1.0, "max_steps": 3}
+    trainer = tiny.trainer(tmp_path, "dpo", save_strategy="steps", save_steps=3, **args)
+    trainer.train()
+    fixed = tiny.trainer(tmp_path / "fixed", "dpo", max_steps=3)
+    fixed.train()
+    assert losses(tmp_path)[:2] == losses(tmp_path / "fixed")[:2]
+    assert losses(tmp_path)[2] == pytest.approx(0.693147, abs=1e-5)  # the reference is the policy again
+    with pytest.raises(UserError, match="sync_ref_model: got True in a resumed run"):
+        tiny.trainer(tmp_path, "dpo", **args).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_base_in_4_bits(tiny, tmp_path):
+    """QLoRA: the reference is the quantised base with the adapter off."""
+    bits = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny.model, quantization_config=bits, dtype="float32"
+    )
+    assert any(type(parameter).__name__ == "Params4bit" for parameter in model.parameters())
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    options = {"masks": "independent", "normalise": "none", "mask_lr": 0.02}
+    trainer = tiny.trainer(
+        tmp_path,
+        options=options,
+        max_steps=8,
+        learning_rate=0.02,
+        given={"model": model, "peft_config": lora},
+    )
+    before = state_of(trainer)
+    trainer.train()
+    found = losses(tmp_path)
+    assert found[0] == pytest.approx(0.693147, abs=1e-4)
+    assert min(found[4:]) < 0.6
+    name = next(iter(trainer.mask_training.module.state_dict()))
+    assert not torch.equal(before[name], state_of(trainer)[name])
 
 
 def test_the_best_checkpoint_brings_its_mask_module_back(tiny, tmp_path):

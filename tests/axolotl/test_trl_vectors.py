@@ -22,7 +22,13 @@ def test_one_step_gives_the_same_loss_and_gradients_as_openrlhf(name, tiny, tmp_
     given = {"model": policy, "ref_model": reference}
     trainer = tiny.trainer(tmp_path, loss, options, beta=vectors.BETA, given=given, seed=vectors.SEED)
     keys = ("prompt_ids", "chosen_ids", "rejected_ids")
-    batch = DataCollatorForPreference(pad_token_id=0)([dict(zip(keys, pair)) for pair in vectors.PAIRS])
+    rows = [dict(zip(keys, pair)) for pair in vectors.PAIRS]
+    collate = DataCollatorForPreference(pad_token_id=0)
+    if trainer.preference_objective.needs.token_weights:
+        columns = ("chosen_weights", "rejected_weights")
+        rows = [{**row, **dict(zip(columns, pair))} for row, pair in zip(rows, vectors.WEIGHTS)]
+        collate = trainer.data_collator
+    batch = collate(rows)
     policy.train()
     value = trainer.compute_loss(policy, batch)
     value.backward()

@@ -15,6 +15,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from sparsepo_plugin import registry
 from sparsepo_plugin.adapters.trl import SparsePOConfig, SparsePOTrainer
 from sparsepo_plugin.demo.language import generate_pairs, vocabulary, write_jsonl
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
@@ -44,6 +45,14 @@ class Tiny:
         pairs = generate_pairs(count + skip, 0)[skip:]
         return Dataset.from_list([{name: getattr(pair, name) for name in names} for pair in pairs])
 
+    def weighted_rows(self, count: int = 40, skip: int = 0) -> Dataset:
+        """The same rows with columns of token weights."""
+        path = self.root / f"weighted-{count}-{skip}.jsonl"
+        write_jsonl(generate_pairs(count + skip, 0)[skip:], path, weighted=True)
+        names = ("prompt", "chosen", "rejected", "chosen_weights", "rejected_weights")
+        rows = map(json.loads, path.read_text().splitlines())
+        return Dataset.from_list([{name: row[name] for name in names} for row in rows])
+
     def trainer(
         self,
         out: Path,
@@ -64,13 +73,15 @@ class Tiny:
             "gradient_checkpointing": False,
         }  # fmt: skip
         config = SparsePOConfig(**{**defaults, **args})
+        weighted = registry.get(loss).options().needs().token_weights
+        rows = self.weighted_rows if weighted else self.rows
         keywords: dict[str, Any] = {
             "model": AutoModelForCausalLM.from_pretrained(self.model, dtype="float32"),
-            "train_dataset": self.rows(),
+            "train_dataset": rows(),
             "processing_class": AutoTokenizer.from_pretrained(self.model),
         }
         if evaluate:
-            keywords["eval_dataset"] = self.rows(7, skip=40)
+            keywords["eval_dataset"] = rows(7, skip=40)
         return trainer(args=config, **{**keywords, **(given or {})})
 
 

@@ -295,7 +295,14 @@ def test_flag_and_default(flag, default):
 
 def test_our_names_do_not_collide_with_upstreams_flags():
     source = inspect.getsource(cli)
-    own = {"--config", "--loss", "--eval.at_start", "--model.trust_remote_code", "--overwrite"}
+    own = {
+        "--config",
+        "--loss",
+        "--eval.at_start",
+        "--eval.at_end",
+        "--model.trust_remote_code",
+        "--overwrite",
+    }
     own |= {"--model.dropout", "--logger.report_to", "--hub.push", "--hub.private"}
     own |= {"--data.length_batching", "--data.upstream_end_tokens", "--data.chat_template_kwargs"}
     assert not own & set(re.findall(r'"(--[\w.]+)"', source))

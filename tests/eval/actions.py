@@ -64,7 +64,8 @@ def run_workflow(runner, file, inputs):
     assert set(inputs) <= set(declared)
     given = {name: inputs.get(name, spec.get("default", "")) for name, spec in declared.items()}
     (job,) = workflow["jobs"].values()
-    context = {"inputs": given, "github": {"repository": "owner/name"}, "steps": {}}
+    github = {"repository": "owner/name", "job": "gate"}
+    context = {"inputs": given, "github": github, "strategy": {"job-index": "0"}, "steps": {}}
     run_steps(runner, job["steps"], context)
     return {name: evaluate(text, context) for name, text in job["outputs"].items()}
 
@@ -95,7 +96,7 @@ def use(runner, step, context):
     spec = yaml.safe_load(action.read_text(encoding="utf-8"))
     assert set(given) <= set(spec["inputs"])
     inputs = {name: given.get(name, s.get("default", "")) for name, s in spec["inputs"].items()}
-    inner = {"inputs": inputs, "github": context["github"], "steps": {}}
+    inner = {**context, "inputs": inputs, "steps": {}}
     run_steps(runner, spec["runs"]["steps"], inner)
     return {name: evaluate(s["value"], inner) for name, s in spec["outputs"].items()}
 

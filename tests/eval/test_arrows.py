@@ -21,19 +21,25 @@ ALLOWED = {
     "stats": set(),
     "models": BASE,
     "gate": {*BASE, "stats"},
+    "gate.foreign": {*BASE, "stats", "gate"},
+    # Two paths to a decision: the public function reads runs of ours and of others.
+    "gate.paths": {*BASE, "gate", "gate.foreign", "run.folder"},
     "judges": {*BASE, "models"},
     # What a suite is made of; the runner alone lies above the suites, which it knows by their registry only.
     "run.folder": BASE,
     "run.preset": {*BASE, "models"},
     "run.job": {*BASE, "models", "run.preset"},
     "run.registry": {*BASE, "run.job"},
-    "reasoning": {*BASE, "models", "run.preset", "run.job", "run.registry"},
+    "reasoning": {*BASE, "models", "stats", "run.preset", "run.job", "run.registry"},
     "win_rate": {*BASE, "models", "stats", "judges", "run.preset", "run.job", "run.registry"},
     "faithfulness": {*BASE, "models", "stats", "judges", "run.preset", "run.job", "run.registry"},
     "run.runner": {*BASE, "models", "run.folder", "run.preset", "run.job", "run.registry"},
+    "run.until_decided": {
+        *(*BASE, "models", "gate", "run.folder", "run.preset", "run.job", "run.registry", "run.runner"),
+    },
     "cli": {
-        *(*BASE, "models", "judges", "gate", "win_rate", "faithfulness"),
-        *("run.folder", "run.preset", "run.registry", "run.runner"),
+        *(*BASE, "models", "judges", "gate", "gate.paths", "win_rate", "faithfulness"),
+        *("run.folder", "run.preset", "run.registry", "run.runner", "run.until_decided"),
     },
 }
 # Inside the faithfulness suite: scorers know neither each other nor the suite, what they stand on no scorer.

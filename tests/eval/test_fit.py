@@ -137,6 +137,53 @@ def test_a_whole_model_that_misses_tensors_and_has_others(copy):
         check_weights_fit(resolve(str(copy)))
 
 
+def packed(names):
+    """Every matrix of a layer under the names that a quantiser gives its parts; values do not matter."""
+    import torch
+
+    def change(tensors):
+        made = {}
+        for name, tensor in tensors.items():
+            parts = {}
+            if "layers." in name and tensor.dim() == 2:
+                parts = {part: torch.zeros(4, dtype=torch.int32) for part in names}
+            made |= {name.removesuffix("weight") + part: t for part, t in parts.items()} or {name: tensor}
+        return made
+
+    return change
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4}, ("qweight", "qzeros", "scales", "g_idx")
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}, ("weight", "weight.absmax", "weight.quant_map")
+
+
+@pytest.mark.parametrize(("config", "names"), [GPTQ, BNB])
+def test_a_quantised_model_whose_modules_do_not_land(copy, config, names):
+    """transformers would make up the missing norm as ones and the missing matrix as noise."""
+    edit_config(copy / "config.json", quantization_config=config)
+    file = copy / "model.safetensors"
+    edit(file, packed(names))
+    whole = load_file(file)
+    assert check_weights_fit(resolve(str(copy)))
+
+    def refused(change, message):
+        save_file(change(whole), file, metadata={"format": "pt"})
+        with pytest.raises(UserError, match=message):
+            check_weights_fit(resolve(str(copy)))
+
+    for lacking in ("model.layers.1.input_layernorm", "model.layers.0.mlp.up_proj", "lm_head"):
+        refused(
+            lambda tensors, lacking=lacking: {k: v for k, v in tensors.items() if lacking not in k},
+            f"1 tensors missing, e.g. {lacking}",
+        )
+    refused(
+        lambda tensors: {k.replace("layers.1.", "layers.01."): v for k, v in tensors.items()},
+        "9 tensors missing.*unknown to the architecture, e.g. model.layers.01",
+    )
+    edit_config(copy / "config.json", num_hidden_layers=1)
+    refused(lambda tensors: tensors, "unknown to the architecture, e.g. model.layers.1")
+
+
 def test_a_value_head_beside_the_model_is_no_fault(copy):
     import torch
 

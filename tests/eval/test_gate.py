@@ -342,7 +342,20 @@ def test_missing_files_and_odd_arguments(place, tmp_path, capsys):
     assert "no finished run" in one_line(capsys)
     (tmp_path / "file").write_text("")
     assert main([*args, "--report", str(tmp_path / "file")]) == 2
-    assert "an earlier report cannot be removed" in one_line(capsys)
+    assert "is no folder" in one_line(capsys)
+
+
+def test_a_mistake_in_the_gates_file_costs_no_earlier_report(place, tmp_path, capsys):
+    args = place()
+    main(args)
+    report = tmp_path / "a" / "report" / "report.json"
+    kept = report.read_text()
+    for text in ("gates: [", "nothing: here", ""):
+        (tmp_path / "gates.yaml").write_text(text)
+        assert main(args) == 2
+        assert report.read_text() == kept
+    assert main([*args[:-1], str(tmp_path / "none.yaml")]) == 2
+    assert report.read_text() == kept
 
 
 # -- compare and validate
@@ -399,15 +412,36 @@ def test_every_shipped_gates_file_is_strong_enough_and_fits_its_preset(capsys):
         assert sorted(tasks) == sorted(preset.tasks())
 
 
+@pytest.mark.parametrize("right", [0, 10], ids=["nothing right", "as much right as the margin"])
+def test_a_baseline_that_cannot_fall_by_the_margin_keeps_nothing(tmp_path, right):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, {"alpha": [1] * right + [0] * (1000 - right)}, name)
+    runs = ["gate", str(tmp_path / "a"), "--baseline", str(tmp_path / "b"), "--gates"]
+    gates = "version: 1\ngates: {alpha: {margin: %s}}\n"
+    assert main([*runs, gates_file(tmp_path, gates % 0.01)]) == 3
+    notes = decision(tmp_path)["gates"][0]["notes"]
+    assert any("whatever the candidate does would be kept" in note for note in notes)
+    assert main([*runs, gates_file(tmp_path, gates % 0.009)]) == (0 if right else 3)
+
+
+def test_a_metric_that_is_better_when_smaller_can_have_nothing_to_lose_either(tmp_path):
+    for name in ("a", "b"):
+        folder = make_run(tmp_path / name, {"alpha": [1] * 200}, name)
+        result = read_result(folder)
+        scores = tuple(dataclasses.replace(s, higher_is_better=False) for s in result.scores)
+        write_run(folder, dataclasses.replace(result, scores=scores), read_items(folder))
+    runs = ["gate", str(tmp_path / "a"), "--baseline", str(tmp_path / "b"), "--gates"]
+    assert main([*runs, gates_file(tmp_path)]) == 3
+
+
 def test_a_baseline_at_chance_is_noted(tmp_path):
     for name in ("a", "b"):
-        make_run(tmp_path / name, {"alpha": [0] * 200}, name)
-    assert (
-        main(
-            ["gate", str(tmp_path / "a"), "--baseline", str(tmp_path / "b"), "--gates", gates_file(tmp_path)]
-        )
-        == 0
-    )
+        folder = make_run(tmp_path / name, {"alpha": [1] * 50 + [0] * 150}, name)
+        result = read_result(folder)
+        scores = tuple(dataclasses.replace(score, normalised=0.0) for score in result.scores)
+        write_run(folder, dataclasses.replace(result, scores=scores), read_items(folder))
+    runs = ["gate", str(tmp_path / "a"), "--baseline", str(tmp_path / "b"), "--gates"]
+    assert main([*runs, gates_file(tmp_path)]) == 0
     assert "at or below chance" in decision(tmp_path)["gates"][0]["notes"][0]
 
 

@@ -1,6 +1,7 @@
 """Judges: what is asked, what is read, what is kept; and a server that misbehaves on purpose."""
 
 import itertools
+import json
 import math
 import random
 import re
@@ -516,3 +517,16 @@ def test_every_judge_names_its_options():
     assert judge_names() == ["function", "hf", "http", "length", "recorded", "reward", "words"]
     assert judge_options("http")["model"] == "required"
     assert "template" not in judge_options("http")
+
+
+def test_annotators_of_one_pair_count_alike_whatever_their_order(tmp_path):
+    row = {"instruction": "p", "output_1": "x", "output_2": "y"}
+    given = [2.0, 1.0, None, 2.0]  # two for y, one for x, one without a preference
+    rows = [{**row, "annotator": str(n), "preference": one} for n, one in enumerate(given)]
+    rows += [{**row, "instruction": "q", "preference": None}, {**row, "instruction": "r", "preference": 1.0}]
+    for order in (rows, rows[::-1]):
+        (tmp_path / "judged.json").write_text(json.dumps(order))
+        judge = build_judge("recorded", {"file": str(tmp_path / "judged.json")})
+        asked = [Question({"prompt": p, "first": "x", "second": "y"}) for p in ("p", "q", "r")]
+        answers = dict(judge.answers(asked))
+        assert [answers[n].value for n in range(3)] == [pytest.approx(1 / 3), None, 1.0]

@@ -227,7 +227,7 @@ def test_the_published_table_is_what_the_command_prints(shared, tmp_path):
     args = [
         "meta",
         "--scorer",
-        "entity-overlap,number-overlap,novel-ngrams,rouge",
+        "entity-overlap,number-overlap,novel-ngrams,rouge,content",
         *options,
         "--format",
         "csv",
@@ -236,4 +236,4 @@ def test_the_published_table_is_what_the_command_prints(shared, tmp_path):
     assert main([*args, "--data", data, "--out", str(out)]) == 0
     with out.open() as handle:
         assert list(csv.DictReader(handle)) == published
-    assert len(published) == 10
+    assert len(published) == 11

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval_harness.errors import UserError
+from eval_harness.gate.gates import check_power, parse_gates
 from eval_harness.stats import likelihood, power, repeats
 from eval_harness.stats.paired import paired
 
@@ -115,3 +117,21 @@ def test_items_to_detect_by_hand_and_without_units():
     for values, labels in ((np.zeros(5), range(5)), (np.ones(5), [0] * 5)):
         with pytest.raises(ValueError, match="mean difference"):
             likelihood.items_to_detect(values, labels, 0.05)
+
+
+def test_validate_knows_repeats():
+    spec = {"items": 200, "discordance": 0.3, "margin": 0.06}
+
+    def line(**more):
+        return check_power(parse_gates({"version": 1, "gates": {"t": {**spec, **more}}}), None, True)[0]
+
+    one, eight, same = line(), line(repeats=8, correlation=0.2), line(repeats=8)
+    powers = [float(text.split("power ")[1].split(" ")[0]) for text in (one, eight, same)]
+    assert powers[0] == powers[2] < 0.6 < powers[1]
+    assert "8 repeats of correlation 0.2" in eight
+
+
+@pytest.mark.parametrize("bad", [{"repeats": 0}, {"repeats": 1.5}, {"correlation": 2}])
+def test_repeats_that_are_none(bad):
+    with pytest.raises(UserError, match="gate t"):
+        parse_gates({"version": 1, "gates": {"t": bad}})

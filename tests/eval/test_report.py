@@ -175,7 +175,7 @@ def test_a_lone_surrogate_can_be_written(tmp_path):
         path.write_text(path.read_text().replace("What is", r"\ud800 is"))
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert main(["report", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]) == 0
-    assert read_decision(tmp_path / "a" / "report").flips[0].prompt.startswith("\ud800")
+    assert read_decision(tmp_path / "a" / "report").flips[0].prompt.startswith("? is")
 
 
 def test_the_plot_shows_every_gate_and_scales(reported):
@@ -232,3 +232,54 @@ def test_all_formats_are_rendered_from_a_stored_decision(reported):
     texts = render_all(read_decision(reported))
     assert set(texts) == {"report.html", "report.md", "junit.xml", "report.json"}
     assert {path.name: path.read_text() for path in reported.iterdir()} == texts
+
+
+def test_an_item_of_a_win_rate_shows_the_judge_in_both_orders(tmp_path):
+    """The first text was preferred by 0.9 when it was the candidate's, by 0.7 when it was the baseline's."""
+    import dataclasses
+
+    from eval_harness.win_rate.comparisons import Judgement
+
+    judged = Judgement(0.6, (0.9, 0.7), ("judged", "judged"))
+    assert judged.of_candidate == pytest.approx((0.9, 0.3))
+    for folder, value, orders in (("a", 0.6, [0.9, 0.3]), ("b", 0.5, [])):
+        items = make_items("own", [value] * 12, outputs=[["text"]] * 12)
+        items = [dataclasses.replace(item, choices=[], orders=orders) for item in items]
+        items[0] = dataclasses.replace(items[0], orders=[None, 1.0] if orders else [])
+        make_run(tmp_path / folder, {"own": [value] * 12}, folder, items=items)
+    assert main(["report", str(tmp_path / "a"), "--baseline", str(tmp_path / "b")]) == 0
+    decision = read_decision(tmp_path / "a/report")
+    assert decision.flips[1].orders == (0.9, 0.3)
+    page = " ".join("".join(Page((tmp_path / "a/report/report.html").read_text()).text).split())
+    comment = (tmp_path / "a/report/report.md").read_text()
+    for text in (page, comment):
+        assert "candidate's text first: no judgement" in text.replace("&#x27;", "'")
+        assert "prefers the candidate (share of the candidate 0.9)" in text
+        assert "baseline's text first: prefers the baseline (share of the candidate 0.3)" in text.replace(
+            "&#x27;", "'"
+        )
+
+
+def test_the_page_is_readable_on_a_narrow_window(reported):
+    """No sideways scrolling of the page, no text of the plot smaller than 10 pixels, every cell named."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install")
+    with api.sync_playwright() as running:
+        try:
+            browser = running.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        except api.Error as error:
+            if "executable doesn't exist" not in str(error):
+                raise
+            pytest.skip("no /usr/bin/chromium: apt-get install chromium")
+        page = browser.new_page(viewport={"width": 420, "height": 900})
+        page.goto(f"file://{reported / 'report.html'}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+        table = page.locator(".gates").bounding_box()
+        assert table["x"] + table["width"] <= 420
+        for cell in page.locator(".gates td").all():
+            box = cell.bounding_box()
+            assert box["x"] + box["width"] <= 420
+        heights = page.locator(".forest text").evaluate_all(
+            "all => all.map((text) => text.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 10
+        browser.close()

@@ -88,11 +88,13 @@ def test_kill_and_continue(model_a, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills.append(stored(cache))
-        assert not out.exists()
+        # What held the folder stays, and holds nothing any more.
+        assert [path.name for path in out.iterdir()] == [".eval-harness.lock"]
     done = subprocess.run(
         command("fast", model_a, data, cache, out), env=env, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert not (out / ".eval-harness.lock").exists()
     counts = read_result(out).counts
     assert counts["reused"] == kills[-1]
     assert counts["computed"] == counts["requests"] - kills[-1]

@@ -1,6 +1,7 @@
 """The suite end to end on generated data, tiny models: equal to bare lm-eval, cached by content."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -8,6 +9,7 @@ from eval_harness.reasoning.gpqa import choice_order
 from eval_harness.reasoning.lm_eval_results import cluster_key
 from eval_harness.reasoning.normalise import mean
 from eval_harness.run.folder import read_items, read_result
+from eval_harness.stats.likelihood import GOLD
 
 from . import tiny
 from .conftest import BBH
@@ -40,7 +42,8 @@ def bare(model, run, generation=None, chat=False, **model_args):
 
 def assert_equal_to_bare(run, raw):
     """Difference 0: every score, every item's metrics, every answer to the last bit, every prompt."""
-    scores = [s for s in read_result(run).scores if not s.is_group]
+    # The probability of the gold answer is ours, of lm-eval's log-probabilities.
+    scores = [s for s in read_result(run).scores if not s.is_group and s.metric not in GOLD]
     assert {(s.task, s.metric): s.value for s in scores} == {
         (t, m): v
         for t, table in raw["results"].items()
@@ -53,6 +56,17 @@ def assert_equal_to_bare(run, raw):
     for (task, doc_id, which), sample in theirs.items():
         item = next(i for i in items if (i.task, i.doc_id) == (task, doc_id))
         assert item.prompt_hash == sample["prompt_hash"]
+        if item.choices:
+            gold = (
+                int(sample["target"])
+                if str(sample["target"]).isdecimal()
+                else [text.strip() for text in item.choices].index(sample["target"].strip())
+            )
+            logs = [answers[0][0] for answers in sample["resps"]]
+            size = len(item.choices[gold].encode())
+            assert item.metrics["gold_per_byte,none"] == pytest.approx(math.exp(logs[gold] / size))
+            share = math.exp(logs[gold]) / sum(map(math.exp, logs))
+            assert item.metrics["gold_share,none"] == pytest.approx(share)
         assert item.outputs == [list(r[0]) if isinstance(r[0], tuple) else r[0] for r in sample["resps"]]
         for metric in sample["metrics"]:
             assert item.metrics[f"{metric},{which}"] == sample[metric]

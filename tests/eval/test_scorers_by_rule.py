@@ -1,6 +1,8 @@
 """Scorers that need no model: against the libraries, and by hand."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
@@ -40,6 +42,72 @@ def test_rouge_equals_the_library():
     assert graded[0].values["rougeL"] != graded[0].values["rougeLsum"] or graded[1].values["rouge1"][0] > 0
     precision = built("rouge", against="document", measure="precision", stem=False)
     assert precision.score([Example("a b c d", ("a b x",))])[0].values["rouge1"] == (pytest.approx(2 / 3),)
+
+
+HINDI = "मुंबई में भारी बारिश के कारण उड़ानें रद्द हुईं।"
+SAME = {
+    "Hindi": HINDI,
+    "Russian": "Из-за снега в Москве отменили десятки рейсов.",
+    "Greek": "Λόγω χιονιού ακυρώθηκαν δεκάδες πτήσεις.",
+    "Arabic": "ألغيت الرحلات بسبب الثلوج.",
+    "Japanese": "東京で大雨のため数百便が欠航となった。",
+    "Thai": "เที่ยวบินถูกยกเลิกเพราะฝนตกหนัก",
+    "Korean": "폭설로 인해 오늘 아침 서울에서 출발하는 항공편이 모두 취소되었다.",
+}
+
+
+@pytest.mark.parametrize("script", SAME)
+def test_rouge_reads_every_script_or_refuses_it_with_the_remedy(script):
+    text = SAME[script]
+    case = Example("d", (text, text[: len(text) // 2]), text)
+    with pytest.raises(UserError, match=r"--scorer-option rouge.tokenizer=unicode"):
+        checked_cases(built("rouge"), [case])
+    with pytest.raises(UserError, match="letters a to z only"):
+        built("rouge").score([case])
+    graded = built("rouge", tokenizer="unicode").score([case])[0]
+    assert all(values[0] == 1.0 and 0 < values[1] < 1 for values in graded.values.values())
+
+
+def test_rouge_gives_an_answer_in_another_script_nothing_and_takes_accents_and_names():
+    english = Example("d", (HINDI, "...", ""), "The flights were cancelled.")
+    for tokenizer in ("ascii", "unicode"):
+        assert built("rouge", tokenizer=tokenizer).score([english])[0].values["rouge1"] == (0.0, 0.0, 0.0)
+    built("rouge").score([Example("d", ("x",), "Le café fermé de Москва est à côté de l'église.")])
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=80))
+def test_in_ascii_both_tokenizers_of_rouge_are_one(text):
+    case = Example("d", (text,), "The cats' runners_up of 1,200 don't stop-start cancelled flights.")
+    for stem in (True, False):
+        one, two = (built("rouge", tokenizer=t, stem=stem).score([case])[0] for t in ("ascii", "unicode"))
+        assert one == two
+
+
+@pytest.mark.parametrize("script", SAME)
+def test_scorers_by_rule_find_a_text_in_itself_in_every_script(script):
+    text = SAME[script]
+    case = Example(text, (text,) * 2)
+    for name, expected in (("entity-overlap", 1.0), ("number-overlap", 1.0), ("content", 1.0)):
+        assert set(*built(name).score([case])[0].values.values()) == {expected}
+    assert set(built("novel-ngrams").score([case])[0].values["novel_1grams"]) == {0.0}
+    half = Example(text, (text[: len(text) // 2],))
+    assert built("content", enough=100).score([half])[0].values["content"][0] < 1
+
+
+def test_words_keep_the_marks_of_their_letters_and_scripts_without_spaces_fall_into_signs():
+    assert words(HINDI)[:3] == ["मुंबई", "में", "भारी"]
+    assert words("東京で2,5 crêpes") == ["東", "京", "で", "2,5", "crêpes"]
+    assert words("cafe\u0301 Ελλάς") == ["cafe\u0301", "ελλάς"]
+
+
+def test_self_bleu_refuses_a_script_that_its_tokenizer_cannot_split():
+    texts = ("東京で大雨のため欠航。", "東京で大雪のため欠航。")
+    with pytest.raises(UserError, match=r"--scorer-option self-bleu.tokenizer=char"):
+        checked_cases(built("self-bleu"), [Example(SAME["Japanese"], texts)])
+    for tokenizer in ("char", "zh"):
+        graded = built("self-bleu", tokenizer=tokenizer).score([Example(SAME["Japanese"], texts)])
+        assert 0.5 < graded[0].values["self_bleu"][0] < 1
+    checked_cases(built("self-bleu"), [Example(HINDI, (HINDI, HINDI))])
 
 
 def test_self_bleu_equals_the_library():
@@ -94,7 +162,8 @@ def test_evidence_names_the_sentence_and_the_nearest_one_of_the_document():
         ("About 1,300 people and three dogs left.", 0.5),
         ("It cost 2.5m pounds, or 2,500,000.", 1.0),
         ("It cost two million.", 0.0),
-        ("No number here, not even one.", 1.0),
+        ("No number here, not even one for people.", 1.0),
+        ("No number here, not even one.", 0.0),  # nothing of the document either
         ("", 0.0),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import eval_harness.faithfulness.scorers  # noqa: F401 - registers them
 from eval_harness.errors import UserError
 from eval_harness.faithfulness.examples import Device, Example
+from eval_harness.faithfulness.networks.loading import load
 from eval_harness.faithfulness.registry import ScorerSpec, build_scorer, digest
 from eval_harness.faithfulness.text.sentences import split_sentences
 
@@ -306,6 +307,17 @@ def test_bad_models_are_refused(nli, conv, folder):
             [Example(*("Anna sold bread.", ("Anna sold bread.",)))]
         )
     assert digest(built("summac-zs", model=nli)) != digest(built("summac-zs", model=odd, labels="e,n,c"))
+
+
+@pytest.mark.parametrize("make", [tiny.make_nli, tiny.make_encoder])
+def test_a_model_whose_config_counts_fewer_layers_than_it_has_is_refused(make, folder):
+    """transformers drops the others and runs a part of the model; heads for other tasks it drops rightly."""
+    model = make(folder / f"cut-{make.__name__}")
+    config = json.loads((model / "config.json").read_text())
+    load(model, "AutoModel", "bertscore", Device("cpu"))  # of make_nli without its classifier
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(UserError, match=r"layers that its config does not count, e.g. .*layer\.1\."):
+        load(model, "AutoModel", "bertscore", Device("cpu"))
 
 
 def test_conv_weights_are_data_not_code(nli, folder, tmp_path):

@@ -1,10 +1,14 @@
 """The sentence splitter: by rule, nothing lost."""
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval_harness.faithfulness.text.sentences import split_sentences
+
+from . import naive_sentences
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,44 @@ def test_nothing_is_lost_and_nothing_is_empty(text):
 @given(st.lists(st.sampled_from(["Anna left.", "Who came?", "It cost 3.5 pounds!"]), max_size=8))
 def test_plain_sentences_come_back(sentences):
     assert split_sentences(" ".join(sentences)) == sentences
+
+
+PIECES = [
+    *"aBcI .!?\n\"'5\u3002()\u2026\u201d\u2019\u201c`-\u00a0\t*",
+    "Mr",
+    "U.S",
+    "e.g",
+    "The ",
+    "'' ",
+    "No",
+    "p.m",
+    ". ",
+    "J. ",
+]
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_the_splits_are_those_of_the_plain_rules(text):
+    assert split_sentences(text) == naive_sentences.split_sentences(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Anna left. " * 32000,
+        "Mr. " * 32000,
+        "a.b" * 64000,
+        "a." * 64000 + "bb. X",
+        "J. K. " * 16000,
+        ".)" * 50000,
+        "a . b " * 32000,
+        ". ((( " * 20000,
+        "e.g. " + " " * 100000 + "X",
+    ],
+    ids=["sentences", "titles", "no spaces", "dots", "initials", "closers", "tokens", "openers", "blanks"],
+)
+def test_a_line_of_any_length_is_split_in_linear_time(text):
+    started = time.process_time()
+    split_sentences(text)
+    assert time.process_time() - started < 1.0  # copying at every mark took 3 to 8 s

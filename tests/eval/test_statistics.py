@@ -292,6 +292,14 @@ def test_without_variance_only_what_was_not_seen_remains():
     assert level.low == pytest.approx(-0.01 - 0.49 * power.unseen_drop(60, 0.05), abs=1e-4)
 
 
+@pytest.mark.parametrize("above", [0.0, 7e-18, 5e-17])
+def test_a_mean_at_the_tested_drop_but_for_rounding_is_not_above_it(above):
+    sample = tilting.sorted_rates(np.full(60, -0.05), np.ones(60, dtype=np.int64))
+    assert tilting.p_above(sample, 1.0, -0.05 - above) == 1.0
+    noisy = tilting.sorted_rates(np.arange(60) * 1e-17 - 0.05, np.ones(60, dtype=np.int64))
+    assert tilting.p_above(noisy, 1.0, -0.05 - above) == 1.0
+
+
 def test_two_clusters_with_equal_means_say_next_to_nothing():
     found = paired.paired([1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1], 0.05)
     assert (found.difference, found.stderr) == (0, 0)

@@ -250,6 +250,8 @@ def test_two_models_write_are_judged_and_resumed(run, model_a, model_b, tmp_path
         ours, other = one.outputs[0], two.outputs[0]
         by_hand = 0.5 if len(ours) == len(other) else float(len(ours) > len(other))
         assert one.metrics[METRIC] == by_hand
+        assert one.orders == ([] if ours == other else [by_hand, by_hand])
+        assert two.orders == []
         assert one.cluster == two.cluster
     assert len({i.cluster for i in items}) == 6
     assert result.score("own", METRIC, is_group=True).n == 24
@@ -345,6 +347,8 @@ def test_lone_surrogates_and_empty_texts_do_no_harm(run, tmp_path):
         assert run(tmp_path / "c.json", tmp_path / "b.json", *http(server)) == 0
     assert gate(tmp_path) == 3
     assert read_items(tmp_path / "out")[0].outputs == [""]
+    assert "2 of 6 candidate texts are empty" in read_result(tmp_path / "out").notes
+    assert not [note for note in read_result(tmp_path / "out/baseline").notes if "empty" in note]
 
 
 def test_every_shipped_preset_is_listed_and_parses(capsys):
@@ -393,6 +397,7 @@ def test_texts_that_did_not_come_are_unjudged_not_empty(run, files, tmp_path):
     result = read_result(tmp_path / "out")
     assert result.counts["texts_failed"] == 4
     assert any("4 comparisons lack a text" in note for note in result.notes)
+    assert "rates are of the 56 of 60 comparisons with a judgement" in result.notes
 
 
 def test_two_models_without_texts_are_no_tie(run, files, tmp_path, capsys):

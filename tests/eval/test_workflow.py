@@ -8,7 +8,7 @@ import tarfile
 import pytest
 import yaml
 
-from .actions import Runner, run_workflow
+from .actions import Runner, evaluate, run_steps, run_workflow
 from .conftest import REPO
 from .test_gate_models import noisy_copy
 
@@ -17,6 +17,7 @@ WORKFLOW = ".github/workflows/eval-gate.yml"
 ACTION = ".github/actions/eval-gate/action.yml"
 RUN_BLOCKS = [
     "Install the harness",
+    "Name the artifact",
     "Install",
     "Get the checkpoint and its baseline",
     "Check the gates",
@@ -70,7 +71,7 @@ def test_a_checkpoint_as_good_as_its_baseline_passes(runner, inputs, trained, tm
     outputs = run_workflow(runner, WORKFLOW, {**inputs, "checkpoint-artifact": "policy"})
     assert not runner.failed, shown(runner)
     assert [name for name, _, _ in runner.log] == RUN_BLOCKS
-    assert outputs == {"verdict": "KEPT"}
+    assert outputs["verdict"] == "KEPT"
     assert "## ✅ KEPT" in runner.summary
     used = dict(runner.used)
     assert used["actions/download-artifact@v4"] == {"name": "policy", "path": inputs["checkpoint"]}
@@ -87,8 +88,8 @@ def test_a_regression_fails_the_job_and_still_reports(runner, inputs, trained, t
     outputs = run_workflow(runner, WORKFLOW, {**inputs, "checkpoint": address})
     assert runner.failed
     assert [name for name, _, _ in runner.log] == RUN_BLOCKS, shown(runner)
-    assert [code for _, code, _ in runner.log] == [0, 0, 0, 0, 0, 1, 0], shown(runner)
-    assert outputs == {"verdict": "REGRESSED"}
+    assert [code for _, code, _ in runner.log] == [0, 0, 0, 0, 0, 0, 1, 0], shown(runner)
+    assert outputs["verdict"] == "REGRESSED"
     assert "## ❌ REGRESSED" in runner.summary
     report = json.loads((runner.workspace / "eval-gate/report/report.json").read_text())
     assert report["exit_code"] == 1
@@ -101,8 +102,45 @@ def test_a_missing_checkpoint_is_no_pass(runner, inputs):
     assert runner.failed
     assert [name for name, code, _ in runner.log if code] == ["Get the checkpoint and its baseline"]
     assert "no such folder: nowhere" in shown(runner)
-    assert outputs == {"verdict": "ERROR"}
+    assert outputs["verdict"] == "ERROR"
     assert "no decision" in runner.summary
+
+
+def artifact(tmp_path, **inputs):
+    """The name under which a caller's run uploads, without running anything else."""
+    (tmp_path / "work").mkdir(exist_ok=True)
+    runner = Runner(REPO, tmp_path / "work", os.environ["PATH"])
+    action = yaml.safe_load((REPO / ACTION).read_text())
+    given = {name: spec.get("default", "") for name, spec in action["inputs"].items()} | inputs
+    context = {"inputs": given, "github": {"job": "gate"}, "strategy": {"job-index": "0"}, "steps": {}}
+    run_steps(runner, action["runs"]["steps"][:1], context)
+    upload = next(step for step in action["runs"]["steps"] if "upload-artifact" in step.get("uses", ""))
+    return evaluate(upload["with"]["name"], context)
+
+
+def test_jobs_of_a_matrix_upload_under_names_of_their_own(tmp_path):
+    base = {"checkpoint": "policy", "baseline": "start"}
+    others = [
+        {},
+        {"suites": "win_rate"},
+        {"checkpoint": "policy 2"},
+        {"arguments": "--seed 1"},
+        {"gates": "g"},
+    ]
+    others += [{"artifact-key": "policy-a"}, {"baseline": "start\nwin_rate"}]
+    names = [artifact(tmp_path, **{**base, **more}) for more in others]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("eval-gate-") for name in names)
+    assert artifact(tmp_path, **base) == names[0]  # the same job again, the same name
+    assert artifact(tmp_path, **base, artifact="mine") == "mine"
+
+
+def test_what_tells_two_callers_apart_reaches_the_name():
+    workflow = yaml.safe_load((REPO / WORKFLOW).read_text())
+    gate = workflow["jobs"]["gate"]["steps"][-1]["with"]
+    declared = set(workflow[True]["workflow_call"]["inputs"])
+    told = " ".join(gate.values())
+    assert {name for name in declared if f"inputs.{name} " not in told} <= {"harness-repository"}
 
 
 def test_values_never_become_part_of_a_script():

@@ -51,7 +51,7 @@ def both(given, logit_map=naive.PLAIN, other=naive.PLAIN, with_kl=True):
 def test_values_and_gradients_equal_the_textbook(shape, name, bias, tiles):
     given = naive.case(*shape, bias=bias, other_width=shape[2] + 2)
     (found, gradients), (expected, wanted) = both(given, MAPS[name], MAPS["capped"])
-    for value, want in zip((*found, *gradients), (*expected, *wanted), strict=True):
+    for value, want in zip((*found[:3], *gradients), (*expected, *wanted), strict=True):
         torch.testing.assert_close(value, want, atol=1e-12, rtol=1e-10)
 
 
@@ -169,7 +169,7 @@ def test_a_first_slice_that_misleads_about_the_normalisers_spoils_nothing(shift,
 def test_no_tokens_give_empty_statistics_and_zero_gradients(tiles):
     given = naive.case(0, 12, 4)
     found = fused_statistics(given.hidden, given.head(), given.targets, given.reference(), with_kl=True)
-    assert [value.shape for value in found] == [(0,)] * 3
+    assert [value.shape for value in found[:3]] == [(0,)] * 3
     found.policy_logps.sum().backward()
     assert (given.weight.grad == 0).all()
 
@@ -226,3 +226,35 @@ def test_nothing_of_size_tokens_by_vocabulary_is_held(monkeypatch):
         (found.policy_logps.sum() + found.token_kl.sum()).backward()
     # 64 columns of 600 rows is the smallest slice of the backward pass; all logits would be 300000.
     assert largest[0] <= 64 * 600
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_entropy_equals_the_textbook_and_changes_no_other_number(shape, name, reference, tiles):
+    given = naive.case(*shape)
+    rows = {"reference": given.reference(), "with_kl": True} if reference else {}
+    arguments = (given.hidden, given.head(), given.targets)
+    found = fused_statistics(*arguments, **rows, with_entropy=True, logit_map=MAPS[name])
+    plain = fused_statistics(*arguments, **rows, logit_map=MAPS[name])
+    with torch.no_grad():
+        logits = MAPS[name].image(torch.nn.functional.linear(*given[:3]))
+    log_p = torch.log_softmax(logits, -1)
+    torch.testing.assert_close(found.entropy, -(log_p.exp() * log_p).sum(-1), atol=1e-12, rtol=1e-10)
+    assert not found.entropy.requires_grad
+    assert plain.entropy is None
+    for value, want in zip(found[:3], plain[:3]):
+        torch.testing.assert_close(value, want, atol=1e-12, rtol=1e-12)
+    gradients = [torch.autograd.grad(one.policy_logps.sum(), given.leaves()) for one in (found, plain)]
+    for value, want in zip(*gradients):
+        torch.testing.assert_close(value, want, atol=1e-12, rtol=1e-12)
+
+
+def test_the_entropy_of_a_certain_token_is_0_and_that_of_logits_far_apart_is_finite(tiles):
+    hidden = torch.eye(3, dtype=torch.float64)
+    weight = torch.tensor([[0.0, 900.0, -900.0], [0.0, -900.0, 900.0], [0.0, -torch.inf, 0.0]]).double()
+    weight = torch.where(weight.isinf(), -1e9, weight)
+    head = naive.HeadWeights(weight, None)
+    found = fused_statistics(hidden, head, torch.tensor([0, 1, 1]), with_entropy=True)
+    want = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64).log()
+    torch.testing.assert_close(found.entropy, want, atol=1e-12, rtol=0)

@@ -263,3 +263,23 @@ def test_a_head_under_autocast_is_multiplied_in_its_dtype(mode, batch):
         torch.testing.assert_close(other.policy_logps, plain.policy_logps, atol=5e-2, rtol=0)
         torch.testing.assert_close(other.token_kl, plain.token_kl, atol=5e-2, rtol=0)
     assert ForwardRunner(policy, mode=mode).read(call_of(policy, batch), batch[2]).autocast is None
+
+
+@pytest.mark.parametrize("mode", HEAD_MODES)
+@pytest.mark.parametrize("kind", [*sorted(FAMILIES), "gemma2"])
+def test_entropy_and_final_states_are_the_models_own_in_every_mode(kind, mode, batch):
+    model, (ids, mask, window) = model_of(kind, 1), batch
+    runner = ForwardRunner(model, mode=mode, final=True, warn=lambda line: None)
+    for _ in range(2):  # the first time a runner finds out what the model allows
+        output = runner.read(call_of(model, batch), window)
+    stats = statistics(output, None, with_kl=False, with_entropy=True, with_states=True)
+    with torch.no_grad():
+        plain = model(ids, attention_mask=mask, output_hidden_states=True)
+    log_p = window.take(torch.log_softmax(plain.logits, -1))[:, :-1]
+    want = torch.where(stats.response_mask, -(log_p.exp() * log_p).sum(-1), 0.0)
+    torch.testing.assert_close(stats.entropy, want, atol=2e-5, rtol=1e-5)
+    states = window.take(plain.hidden_states[-1])[:, :-1].masked_fill(~stats.response_mask[..., None], 0.0)
+    torch.testing.assert_close(stats.policy_states, states, atol=1e-5, rtol=1e-5)
+    assert not stats.policy_states.requires_grad
+    assert not stats.entropy.requires_grad
+    assert stats.policy_logps.requires_grad

@@ -1,6 +1,6 @@
 """Loss and gradients of one training step through OpenRLHF's adapter, for the other trainer to reproduce.
 
-``python tests/golden/adapter_vectors.py`` writes adapters.npz, in the environment of OpenRLHF;
+``python tests/golden/adapter_vectors.py`` adds to adapters.npz what it lacks, in the environment of OpenRLHF;
 ``tests/axolotl/test_trl_vectors.py`` checks it in the environment of TRL. Bare float32 modules, no dropout.
 The file holds the inputs too: nothing is drawn at random where it is read.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -34,6 +35,12 @@ PAIRS = [
     ([2, 3, 4], [5, 6, 7, 1], [8, 9, 1]),
     ([4, 2], [9, 10, 1], [11, 5, 6, 8, 2, 1]),
     ([7, 8, 9, 3], [2, 1], [3, 3, 4, 1]),
+]
+# Of every response token a number of the data; the end token has none.
+WEIGHTS = [
+    ([0.9, 0.2, 0.4, nan], [0.1, 0.7, nan]),
+    ([0.3, nan, nan], [0.8, 0.5, 0.05, 0.6, nan, nan]),
+    ([0.65, nan], [0.15, 0.25, 0.35, nan]),
 ]
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in registry.names()},
@@ -105,7 +112,11 @@ def openrlhf_step(
         tokenizer=SimpleNamespace(pad_token_id=0), **unused,
     )  # fmt: skip
     chosen, rejected = (padded([p + pair[side] for p, *pair in PAIRS]) for side in (0, 1))
-    lengths = [PromptLength(len(prompt), index) for index, (prompt, *_) in enumerate(PAIRS)]
+    weights = WEIGHTS if objective.needs.token_weights else [None] * len(PAIRS)
+    lengths = [
+        PromptLength(len(prompt), index, weights=numbers)
+        for index, ((prompt, *_), numbers) in enumerate(zip(PAIRS, weights))
+    ]
     with torch.no_grad():
         reference = trainer.concatenated_forward(actors[1], *chosen, *rejected, lengths)[0]
     policy = trainer.concatenated_forward(actors[0], *chosen, *rejected, lengths)[0]
@@ -129,20 +140,20 @@ def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def write() -> None:
-    """Draw weights, compute every variant, write the file."""
-    torch.manual_seed(SEED)
-    reference = torch.nn.utils.parameters_to_vector(LlamaForCausalLM(LlamaConfig(**CONFIG)).parameters())
-    reference = reference.detach()
-    policy = reference + 0.1 * torch.randn(reference.shape)
-    weights = {"policy": policy.numpy(), "reference": reference.numpy()}
-    found: dict[str, np.ndarray] = {f"weights.{key}": value for key, value in weights.items()}
-    variants = {name: (loss, all_options(loss, given)) for name, (loss, given) in VARIANTS.items()}
-    for name, (loss, options) in variants.items():
-        step = openrlhf_step(objective_of(loss, options), weights["policy"], weights["reference"])
+    """Compute the variants that the file lacks, from its weights; what is there stays as it is."""
+    with np.load(FILE) as old:
+        found: dict[str, np.ndarray] = dict(old)
+    weights = [found[f"weights.{key}"] for key in ("policy", "reference")]
+    variants = json.loads(str(found["variants"]))
+    missing = [name for name in VARIANTS if name not in variants]
+    for name in missing:
+        loss, given = VARIANTS[name]
+        variants[name] = (loss, all_options(loss, given))
+        step = openrlhf_step(objective_of(*variants[name]), *weights)
         found |= {f"{name}.{key}": np.asarray(value) for key, value in step._asdict().items()}
     found["variants"] = np.asarray(json.dumps(variants))
     np.savez_compressed(FILE, **found)
-    print(f"{FILE}: {len(VARIANTS)} variants, {FILE.stat().st_size} bytes")
+    print(f"{FILE}: added {', '.join(missing) or 'nothing'}; {FILE.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.types import ReferenceState
 
 FOLDERS = {name: Path(__file__).with_name(f"masks_{name}") for name in ("openrlhf", "trl")}
-OPTIONS = {"masks": "independent", "normalise": "none", "mask_lr": 0.05, "width": 4}
+OPTIONS = {"anchor": 0.0, "masks": "independent", "normalise": "none", "mask_lr": 0.05, "width": 4}
 WIDTH, LAYERS, RESPONSE = 16, 2, [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
 
 

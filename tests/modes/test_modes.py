@@ -130,5 +130,5 @@ def test_the_added_terms_change_the_training(one_process):
 
 def test_zero_3_evaluates_while_it_trains(one_process):
     run = one_process["packed-zero-3"]
-    assert [line["step"] for line in run.lines("eval")] == [3, 6]
+    assert [line["step"] for line in run.lines("eval")] == [0, 3, 6]
     assert run.lines("eval")[-1]["loss"] != run.lines("eval")[0]["loss"]

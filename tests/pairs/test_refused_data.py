@@ -251,6 +251,7 @@ def test_validate_says_steps_tokens_and_memory(valid, tmp_path):
     out = valid(*written(tmp_path, [PAIR] * 5), "--train.max_epochs", "3")
     line = next(line for line in out if line.startswith("steps: "))
     assert line.startswith("steps: 7 (3 x 5 pairs in batches of 2); tokens: ")
+    assert line.endswith("; the last 1 of 15 draws fill no batch and reach no step")
     assert any(line.startswith("memory: about ") and "an estimate" in line for line in out)
     assert out[-1].startswith("valid: loss dpo")
 

@@ -1,6 +1,7 @@
-"""Compare shared with separate rows in OpenRLHF's Actor under DeepSpeed; prints one JSON line per process.
+"""Compare shared with separate rows in OpenRLHF's Actor under DeepSpeed; each process writes a JSON file.
 
-Usage, under torchrun: ``python sharded_worker.py MODEL [FLAG ...]``; flags are those of a training.
+Usage, under torchrun: ``python sharded_worker.py MODEL OUT [FLAG ...]``; flags are those of a training.
+A file of its own in the folder OUT for every process: lines of two that share one pipe can run together.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from pathlib import Path
 
 import torch
 from prefix_models import odd_batch, summed_logps, whole_labels
@@ -59,7 +61,7 @@ def gradients(strategy, actor, optimizer, logps):
 
 
 def main():
-    path, *options = sys.argv[1:]
+    path, out, *options = sys.argv[1:]
     argv = ["--model.model_name_or_path", path, "--data.dataset", "none", "--ds.param_dtype", "fp32"]
     argv += ["--train.micro_batch_size", "2", "--train.batch_size", "4"]
     strategy, actor, optimizer = prepare([*argv, *options])
@@ -78,12 +80,13 @@ def main():
     got = gradients(strategy, actor, optimizer, logps)
     distances = {name: float((wanted[name] - got[name]).abs().max()) for name in wanted}
     sizes = {name: float(value.abs().max()) for name, value in wanted.items()}
-    print(json.dumps({
+    result = {
         "reason": reason, "logps": float((expected - logps).abs().max()), "parameters": len(wanted),
         "gradients": max(distances[name] / max(1.0, sizes[name]) for name in wanted),
         "size": max(sizes.values()), "moving": sum(size > 0 for size in sizes.values()),
         "attention": actor.model.module.config._attn_implementation,
-    }), flush=True)  # fmt: skip
+    }  # fmt: skip
+    Path(out, f"{strategy.get_rank()}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_padding_changes_nothing(batch, extra):
 
     penalties = {"reward_l1": 0.1, "kl_l1": 0.2}
     padded = batch.map(pad).loss(**penalties)
-    for got, want in zip(padded, batch.loss(**penalties)):
+    for got, want in zip(padded[:4], batch.loss(**penalties)[:4]):
         close(got, want, atol=1e-13, rtol=1e-13)
 
 
@@ -105,7 +105,7 @@ def test_batch_order_changes_nothing(batch, random):
     pairs = len(batch.labels) // 2
     order = torch.tensor(random.sample(range(pairs), pairs))
     rows = torch.cat([order, order + pairs])
-    for got, want in zip(batch.map(lambda v: v[rows]).loss(reward_l1=0.1), batch.loss(reward_l1=0.1)):
+    for got, want in zip(batch.map(lambda v: v[rows]).loss(reward_l1=0.1)[:4], batch.loss(reward_l1=0.1)):
         close(got, want[order], atol=1e-13, rtol=1e-13)
 
 
@@ -124,8 +124,10 @@ def test_a_mask_of_zero_on_a_token_equals_that_token_not_being_in_the_response(b
 def test_the_reward_margin_is_the_logit_and_the_loss_follows_it(batch):
     output = batch.loss()
     close(output.chosen_rewards - output.rejected_rewards, output.logits, atol=1e-12, rtol=1e-12)
-    close(output.losses, functional.softplus(-output.logits), atol=1e-14, rtol=1e-12)
-    assert not any(value.requires_grad for value in output[1:])
+    # torch cuts softplus off at 20 by default, which is 1e-10 away.
+    close(output.losses, functional.softplus(-output.logits, threshold=40), atol=1e-14, rtol=1e-12)
+    assert output.weights is None
+    assert not any(value.requires_grad for value in output[1:4])
 
 
 @given(batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,12 @@ def test_the_grid_is_losses_x_betas_x_options_x_seeds_with_the_seeds_outermost(w
         *("--loss", "sparsepo", "--model.beta", "0.1", "--train.seed", "0"),
         *("--sparsepo.masks", "independent", "--sparsepo.reward_l1", "0.01"),
     ]
-    assert points[3].name() == "sparsepo-beta0.1-seed0-masks=independent-reward_l1=0.01"
+    varying = grid.varying(points)
+    assert varying == {"loss", "beta", "seed", "masks", "reward_l1"}
+    assert points[3].name(varying) == "sparsepo-beta0.1-seed0-masks=independent-reward_l1=0.01"
+    # What all points share says nothing of one.
+    assert points[3].name(grid.varying(points[2:4])) == "masks=independent-reward_l1=0.01"
+    assert points[3].name(grid.varying(points[3:4])) == "sparsepo"
     assert [point.seed for point in grid.read(write(seeds=None)).points] == [0] * 4
 
 
@@ -169,6 +175,32 @@ def test_every_point_is_trained_once_and_the_table_and_plots_are_written(write, 
     assert sweep(write(betas=[0.5, 1.0]), out) == 0  # a grid that changed: only what is new
     assert len(trained) == 4
     assert all("beta1" in name for name in trained)
+    rows = table(out)  # one table over both
+    assert len(rows) == 12
+    assert {row["beta"] for row in rows} == {"0.1", "0.5", "1.0"}
+    trained.clear()
+    assert sweep(write(losses=["dpo"], betas=[0.5]), out) == 0  # under a shorter name it is the same run
+    assert trained == []
+    assert len(table(out)) == 12
+
+
+def test_one_table_tells_runs_of_two_bases_apart(write, trained, undrawn, base, tmp_path, monkeypatch):
+    """The configuration of every run says in what it differs from the others, whatever grid it is of."""
+    replaced = process.train
+
+    def train(argv, log, lock):
+        code = replaced(argv, log, lock)
+        (log.parent / "sparsepo_config.yaml").write_text(
+            yaml.safe_dump({"loss": "dpo", "adam": {"lr": rate}, "eval": {"steps": rate}})
+        )
+        return code
+
+    monkeypatch.setattr(process, "train", train)
+    small, out = {"losses": ["dpo"], "betas": [0.5], "seeds": [0]}, tmp_path / "out"
+    for rate in (0.003, 0.001):
+        assert sweep(write(**small, base={**base, "adam": {"lr": rate}}), out) == 0
+    assert [row["options"] for row in table(out)] == ["adam.lr=0.001", "adam.lr=0.003"]
+    assert [row["status"] for row in table(out)] == ["finished"] * 2
 
 
 def test_what_was_not_finished_under_this_very_configuration_begins_anew(
@@ -264,7 +296,7 @@ def test_a_sweep_killed_and_restarted_repeats_no_finished_run(write, tmp_path, c
             first.wait()
     (finished,) = out.glob(f"runs/*/{run.DONE}")
     kept = {path: path.stat().st_mtime_ns for path in finished.parent.rglob("*")}
-    assert finished.parent.name.startswith("dpo-beta0.5")
+    assert re.fullmatch("dpo-[0-9a-f]{8}", finished.parent.name)  # the loss is what varies
     (second / "trace").write_text("of the killed run")
     assert sweep(path, out) == 0
     printed = capsys.readouterr().out

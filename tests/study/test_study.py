@@ -132,7 +132,7 @@ def test_policies_are_gated_by_the_harness(done):
         folder / "data", folder / "work", folder / "out", "smoke", ("summaries",), ("faithfulness",)
     )
     found = rows(folder / "out/capability.csv")
-    assert {row["gate"] for row in found} == {"names", "numbers", "variety"}
+    assert {row["gate"] for row in found} == {"support", "content", "names", "numbers", "variety"}
     assert {row["method"] for row in found} == set(capability.METHODS)
     for row in found:
         gap = float(row["after"]) - float(row["before"])

@@ -69,9 +69,12 @@ def test_every_shipped_configuration_parses_and_validates(path, inputs, tmp_path
     assert path.stem.split("-")[0] == parsed.loss.name
     if path.stem == "sparsepo-independent":
         assert parsed.options.masks == "independent"
+    weighted = parsed.options.needs().token_weights
+    train = inputs.weighted if weighted else inputs.train
+    held_out = inputs.held_out_weighted if weighted else inputs.held_out
     overrides = [
-        *("--model.model_name_or_path", str(inputs.model()), "--data.dataset", str(inputs.train)),
-        *("--ref.model_name_or_path", str(inputs.model()), "--eval.dataset", str(inputs.held_out)),
+        *("--model.model_name_or_path", str(inputs.model()), "--data.dataset", str(train)),
+        *("--ref.model_name_or_path", str(inputs.model()), "--eval.dataset", str(held_out)),
         *(
             "--ckpt.output_dir",
             str(tmp_path / "out"),

@@ -25,6 +25,7 @@ FLOORS = (
     {"run_folder"},
     {"adapters"},
     {"train_dpo", "report", "sweep", "demo"},
+    {"weigh"},
     {"cli", "__main__"},
 )
 CORE = set.union(*FLOORS[:3])

@@ -129,7 +129,7 @@ def test_schedules_that_can(name):
          "option mask_lr: got 0.1, which does nothing with source random"),
         (["--sparsepo.normalise", "none", "--sparsepo.mask_on", "reward", "--sparsepo.kl_l1", "0.1"],
          "option kl_l1: got 0.1, which does nothing with mask_on reward"),
-        (["--sparsepo.anchor_weight", "complement"],
+        (["--sparsepo.anchor", "0", "--sparsepo.anchor_weight", "complement"],
          "option anchor_weight: got 'complement', which does nothing with anchor 0"),
         (["--sparsepo.record", "3"], "--sparsepo.record 3: got no effect without --eval.dataset"),
         (["--eval.steps", "3"], "--eval.steps: got no effect without --eval.dataset"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from batches import by_term
 
+from sparsepo_plugin import registry
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.masks.learned import LearnedMasks
@@ -77,3 +78,64 @@ def test_options_build_the_mask_source_they_describe():
 def test_dropout_of_one_or_more_is_refused():
     with pytest.raises(UserError, match=r"dropout"):
         SparsePOOptions(dropout=1.0).validate()
+
+
+# ---------------------------------------------------------------- a default that became another
+
+
+def test_sparsepo_has_the_registered_anchor_and_the_published_method_none():
+    """docs/mask-anchor-plan.md: "ahead" makes the chosen anchor the default; ``preset: paper`` keeps none."""
+    assert SparsePOOptions.build({}).anchor == 3.0
+    assert SparsePOOptions.build({"preset": "paper"}).anchor == 0.0
+    assert SparsePOOptions.build({"preset": "paper", "anchor": 1.0}).anchor == 1.0
+    others = [name for name in registry.names() if name != "sparsepo"]
+    assert {registry.get(name).options().anchor for name in others} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "learned (one mask), normalise mean, anchor 3; preset paper is the published method"),
+        ({"preset": "paper"}, "learned (one mask), normalise none, anchor 0; as published"),
+        (
+            {"preset": "paper", "masks": "independent", "reward_l1": 0.1},
+            "learned (two masks), normalise none, anchor 0; as published",
+        ),
+        (
+            {"preset": "paper", "anchor": 0.5},
+            "learned (one mask), normalise none, anchor 0.5; preset paper is the published method",
+        ),
+        (
+            {"preset": "paper", "source": "uniform"},
+            "uniform (one mask), normalise none, anchor 0; preset paper is the published method",
+        ),
+    ],
+)
+def test_the_options_say_which_form_of_the_method_they_are(given, said):
+    options = SparsePOOptions.build(given)
+    assert options.lines("sparsepo", options) == [f"sparsepo: {said}"]
+    assert LossOptions().lines("dpo", LossOptions()) == []
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given", "anchor"),
+    [
+        ({"anchor": 0.0}, (), 0.0),  # an earlier version's default
+        ({"anchor": 0.0}, ("anchor",), 3.0),  # the user decides
+        ({"anchor": 0.3}, (), 3.0),  # no default of any version: a user gave it then, and must again
+        ({"anchor": 3.0}, (), 3.0),
+        ({}, (), 3.0),
+    ],
+)
+def test_a_run_that_an_earlier_version_began_keeps_its_default(recorded, given, anchor):
+    asked = SparsePOOptions.build({"masks": "independent"})
+    kept = asked.as_begun(recorded, given)
+    assert kept == replace(asked, anchor=anchor)
+    assert [line for line in kept.lines("sparsepo", asked) if "stays" in line] == (
+        []
+        if anchor
+        else [
+            "sparsepo: anchor stays 0.0, as this run was begun by an earlier version (now 3.0 where it is "
+            "not named)"
+        ]
+    )

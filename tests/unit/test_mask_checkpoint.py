@@ -61,7 +61,8 @@ def test_a_loss_without_a_module_leaves_none_of_an_earlier_run(tmp_path):
     saved(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     loss = registry.get("dpo")
-    MaskTraining(ConfiguredLoss(loss, loss.options(), SHAPE), 0, torch.device("cpu")).save(tmp_path)
+    objective = ConfiguredLoss(loss, loss.options(), SHAPE)
+    MaskTraining(objective, 0, torch.device("cpu"), apart=False).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 

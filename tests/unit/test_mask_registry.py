@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsepo_plugin import registry
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
 from sparsepo_plugin.masks.random import RandomOptions
 from sparsepo_plugin.options import LossOptions, MaskOptions, option, option_rows
-from sparsepo_plugin.types import Needs
+from sparsepo_plugin.types import Needs, ReferenceShape, ReferenceState
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -109,14 +110,15 @@ def test_another_packages_mask_source_is_found_and_its_options_are_flags(tmp_pat
 def test_every_source_is_a_choice_of_sparsepo_with_its_options_and_needs():
     rows = {row.name: row for row in option_rows(SparsePOOptions)}
     sources = registry.mask_sources()
-    assert rows["source"].choices == tuple(sources) == ("binary", "learned", "random", "uniform")
+    assert rows["source"].choices == tuple(sources) == ("binary", "column", "learned", "random", "uniform")
     for name, source in sources.items():
         assert source.summary
         assert f"{name}: {source.summary.rstrip('.')}" in rows["source"].help
         assert {row.name for row in option_rows(source.options)} <= set(rows)
         options = SparsePOOptions(source=name)
         assert options.learned is source.learned is options.needs().hidden_states
-        assert options.needs() == Needs(token_kl=True, hidden_states=source.learned)
+        weighted = name == "column"
+        assert options.needs() == Needs(token_kl=True, hidden_states=source.learned, token_weights=weighted)
 
 
 def test_what_a_release_could_be_told_it_can_be_told_still():
@@ -159,3 +161,13 @@ def test_sources_may_share_options_and_add_to_them(monkeypatch):
 def test_an_option_of_the_loss_is_none_of_a_mask_source():
     loss = {row.name for row in option_rows(LossOptions)}
     assert not loss & {row.name for row in option_rows(registry.mask_options())}
+
+
+def test_masks_of_the_data_are_its_weights_1_where_it_has_none():
+    masks = SparsePOOptions(source="column").build_masks(ReferenceShape(4, 1), seed=0)
+    response = torch.tensor([[True, True, False], [True, False, False]])
+    weights = torch.tensor([[0.5, torch.nan, 9.0], [2.0, torch.nan, torch.nan]])
+    found = masks(ReferenceState((), response, token_weights=weights))
+    assert found.reward_mask.tolist() == found.kl_mask.tolist() == [[0.5, 1.0, 0.0], [2.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="masks of the data need token_weights"):
+        masks(ReferenceState((), response))

@@ -203,7 +203,9 @@ def test_the_uniform_mask_is_ones():
 
 def test_a_preset_sets_defaults_and_given_options_win():
     paper = SparsePOOptions.build({"preset": "paper"})
-    published = SparsePOOptions(preset="paper", init="published", normalise="none", mask_lr_scale=1.0)
+    published = SparsePOOptions(
+        preset="paper", init="published", normalise="none", mask_lr_scale=1.0, anchor=0.0
+    )
     assert paper == published
     assert (paper.normalise, paper.floor, paper.token, paper.top, paper.anchor) == (
         "none",
@@ -226,7 +228,7 @@ def test_a_preset_sets_defaults_and_given_options_win():
         ({"reward_l1": 0.1}, "option reward_l1: got 0.1 with normalise mean, which fixes the L1 norm"),
         ({"kl_l1": 0.1, "normalise": "mean"}, "option kl_l1: got 0.1 with normalise mean"),
         ({"layers": "x"}, "option layers: got 'x'"),
-        ({"source": "entropy"}, "option source: got 'entropy', expected one of binary, learned"),
+        ({"source": "entropy"}, "option source: got 'entropy', expected one of binary, column, learned"),
         ({"preset": "papr"}, "option preset: got 'papr'"),
         ({"anchor": -1.0}, "option anchor: got -1.0"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from sparsepo_plugin import checkpoint, cli
 from sparsepo_plugin.report.plots.groups import read_runs
@@ -46,7 +47,7 @@ def test_every_file_of_its_output_folder_is_read(old):
 def test_its_tokens_become_a_page_and_its_metrics_plots(old, capsys):
     assert cli.main(["view", "out", "-o", "page.html"]) == 0, capsys.readouterr().err
     assert "2 pairs after step 4" in capsys.readouterr().out
-    assert '"loss":"sparsepo","beta":0.1' in (old / "page.html").read_text()
+    assert '"loss sparsepo","beta 0.1","step 4","2 pairs"' in (old / "page.html").read_text()
     pytest.importorskip("matplotlib")
     assert cli.main(["plot", "out", "-o", "plots"]) == 0, capsys.readouterr().err
     assert (old / "plots" / "mask_histogram.svg").is_file()
@@ -92,3 +93,17 @@ def test_its_configuration_and_checkpoint_are_known_again(old, capsys, changed, 
     assert code == (0 if words is None else 2), output.err
     if words is not None:
         assert words in output.err
+
+
+def test_its_command_line_goes_on_without_the_anchor_that_is_the_default_now(old, capsys):
+    """Options that it took as they were then; a file that names no anchor, unlike the effective one."""
+    content = yaml.safe_load((old / "out/sparsepo_config.yaml").read_text())
+    assert content["sparsepo"].pop("anchor") == 0.0
+    (old / "run.yaml").write_text(yaml.safe_dump(content))
+    argv = ["validate", "--config", "run.yaml", "--ckpt.load_enable"]
+    assert cli.main(argv) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "sparsepo: anchor stays 0.0, as this run was begun by an earlier version" in out
+    assert "SparsePOOptions(anchor=0.0," in out.splitlines()[-1]
+    assert cli.main([*argv, "--sparsepo.anchor", "3"]) == 2
+    assert "sparsepo.anchor is 3.0 now and was 0.0" in capsys.readouterr().err

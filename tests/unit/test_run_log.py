@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+import pytest
 import torch
 
 from sparsepo_plugin.metrics import DeadMaskWatch
@@ -130,3 +132,44 @@ def test_the_record_keeps_response_tokens_of_the_wanted_pairs_and_writes_each_on
         "token_kl": None,
     }
     assert (rejected["side"], rejected["token_ids"], rejected["prompt"]) == ("rejected", [13, 14], "w12")
+
+
+def test_earlier_records_are_kept_evenly_spread_and_go_with_a_resumed_run(tmp_path):
+    row = {"pair": 0, "side": "chosen", "prompt": "a\u2028b", "tokens": [], "token_ids": []}
+    row |= {"reward_mask": [], "kl_mask": None}
+    for step in range(0, 31):
+        tokens.write(tmp_path, step, [row, {**row, "side": "rejected"}])
+    steps = [record.step for record in tokens.read_steps(tmp_path / "tokens.jsonl")]
+    assert len(steps) == 10
+    assert (steps[0], steps[-1]) == (0, 30)
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= 8
+    assert tokens.read(tmp_path / "tokens.jsonl").step == 30
+    RunLog(tmp_path, active=True).start("a: 1\n", {}, 1, step=10)
+    tokens.write(tmp_path, 12, [row, {**row, "side": "rejected"}])
+    resumed = [record.step for record in tokens.read_steps(tmp_path / "tokens.jsonl")]
+    assert resumed == [*(step for step in steps if step <= 10), 12]
+    RunLog(tmp_path, active=True).start("a: 1\n", {}, 1, step=0)
+    assert not (tmp_path / "tokens_earlier.jsonl").exists()
+
+
+def test_a_kill_between_the_two_files_of_a_record_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    rows = [
+        {"pair": 0, "side": side, "prompt": "", "tokens": ["a"], "token_ids": [1], "reward_mask": [1.0]}
+        for side in ("chosen", "rejected")
+    ]
+    rows = [{**row, "kl_mask": None} for row in rows]
+    tokens.write(tmp_path, 5, rows)
+    whole = tokens.write_text
+
+    def killed(path, text):
+        if path.name == "tokens.jsonl":
+            raise KeyboardInterrupt
+        whole(path, text)
+
+    monkeypatch.setattr(tokens, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tokens.write(tmp_path, 10, rows)
+    monkeypatch.setattr(tokens, "write_text", whole)
+    assert [record.step for record in tokens.read_steps(tmp_path / "tokens.jsonl")] == [5]
+    tokens.write(tmp_path, 10, rows)
+    assert [record.step for record in tokens.read_steps(tmp_path / "tokens.jsonl")] == [5, 10]

@@ -6,11 +6,14 @@ Chromium is Debian's own; without it or without Playwright these tests are skipp
 from __future__ import annotations
 
 import time
+import xml.etree.ElementTree as ElementTree
 
 import made_records
+import made_runs
 import pytest
 
 from sparsepo_plugin import cli
+from sparsepo_plugin.run_folder import tokens as record
 
 CHROMIUM = "/usr/bin/chromium"
 TOKENS = ".tokens > span"
@@ -36,19 +39,23 @@ def open_page(browser, tmp_path):
     problems = []
     contexts = []
 
-    def opened(rows, **options):
-        record = made_records.write(tmp_path / "tokens.jsonl", rows)
-        assert cli.main(["view", str(record), "-o", str(tmp_path / "page.html")]) == 0
-        context = browser.new_context(viewport={"width": 1200, "height": 900}, **options)
+    def opened(rows=None, argv=(), width=1200, **options):
+        if rows is not None:
+            argv = ["view", str(made_records.write(tmp_path / "tokens.jsonl", rows))]
+        assert cli.main([*map(str, argv), "-o", str(tmp_path / "page.html")]) == 0
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text))
         page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url),
+        )
         page.goto(f"file://{tmp_path / 'page.html'}")
-        page.wait_for_selector(TOKENS)
+        page.wait_for_selector(TOKENS if argv[0] == "view" else "[data-ready]")
         return page
 
     opened.problems = problems
@@ -79,8 +86,10 @@ def test_every_token_is_coloured_and_another_layer_colours_it_anew(open_page):
     }
     page = open_page([first, {**first, "side": "rejected"}])
     assert page.locator(".tokens").count() == 2
-    assert classes(page) == ["zero", "s4", "s8", "s16"]
+    assert page.is_checked("input[value=contribution]")
+    assert classes(page) == ["d0", "p3", "d0", "p8"]
     want = {
+        "reward_mask": ["zero", "s4", "s8", "s16"],
         "kl_mask": ["s16", "zero", "zero", "s16"],
         "log_ratio": ["n8", "p8", "d0", "p4"],
         "token_kl": ["zero", "s16", "s8", "s4"],
@@ -150,7 +159,7 @@ def test_search_sort_and_the_vocabulary(open_page):
     assert page.is_disabled("input[value=kl_mask]")
     page.click("#show-words")
     page.fill("#search", "river")
-    wait_for_count(page, "tbody tr", 1)
+    wait_for_count(page, "#words tbody tr", 1)
     cells = page.locator("#words tbody td").all_inner_texts()
     counted = sum(row["tokens"].count(" river") for row in rows)
     assert cells[:3] == [" river", "12", str(counted)]
@@ -222,3 +231,116 @@ def test_the_theme_follows_the_system_until_it_is_chosen(scheme, open_page):
     page.keyboard.press("Enter")
     assert page.evaluate(colour) == dark
     assert page.inner_text("#theme") == "theme: dark"
+
+
+# ---------------------------------------------------------------- steps, runs, parts, pictures
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs with records after steps 0, 20 and 40, whose log-ratios grow with the steps."""
+    folders = [
+        made_runs.write(tmp_path / name, loss=loss) for name, loss in (("a", "sparsepo"), ("b", "dpo"))
+    ]
+    for folder in folders:
+        for step in (0, 20, 40):
+            rows = [
+                {key: value for key, value in row.items() if key not in ("schema_version", "step")}
+                for row in made_records.rows(3)
+            ]
+            for row in rows:
+                row["log_ratio"] = [step / 40.0] * 12
+                row["reward_mask"] = [0.5, 1.5] * 6 if folder.name == "a" else [1.0] * 12
+                row["kl_mask"] = row["token_kl"] = None
+                row["prompt"] = "word " * 200 + "and the question?"
+            record.write(folder, step, rows)
+    return folders
+
+
+def test_the_slider_goes_through_the_recorded_steps(open_page, runs):
+    page = open_page(argv=["view", runs[0]])
+    assert page.inner_text("#at-step") == "40"
+    assert set(classes(page)) == {"p3", "p8"}
+    page.locator("#step").fill("0")
+    assert page.inner_text("#at-step") == "0"
+    assert set(classes(page)) == {"d0"}
+    page.locator("#step").fill("1")
+    assert set(classes(page)) == {"p1", "p4"}
+    page.click("#show-words")
+    column = page.locator("#words thead th").all_inner_texts().index("mean log-ratio") + 1
+    assert page.inner_text(f"#words tbody tr:first-child td:nth-child({column})") == "0.5"
+    assert page.locator("#overview tbody tr").count() == 3
+
+
+def test_a_long_prompt_shows_its_end_until_it_is_opened(open_page, runs):
+    page = open_page(argv=["view", runs[0]])
+    prompt = page.locator("article details.prompt").first
+    assert "and the question?" in prompt.locator("summary").inner_text()
+    assert "prompt of 1,017 characters" in prompt.locator("summary").inner_text()
+    assert not prompt.locator("p").is_visible()
+    prompt.locator("summary").click()
+    assert prompt.locator("p").inner_text().count("word") == 200
+
+
+def test_a_mask_of_mean_1_is_coloured_from_1(open_page, runs):
+    page = open_page(argv=["view", runs[0]])
+    page.check("input[value=reward_mask]")
+    assert classes(page) == ["n8", "p8"] * 6
+    assert page.locator("#scale .bar b").all_inner_texts() == ["\u2264 0.5", "1", "\u2265 1.5"]
+
+
+def test_below_1_the_colours_of_a_mask_reach_no_further_than_0(open_page):
+    rows = made_records.rows(2, 4)
+    for row in rows:
+        row |= {"reward_mask": [0.0, 0.5, 0.5, 3.0], "kl_mask": None}
+    page = open_page(rows)
+    page.check("input[value=reward_mask]")
+    assert classes(page) == ["zero", "n4", "n4", "p8"]
+    assert page.locator("#scale .bar b").all_inner_texts() == ["\u2264 0", "1", "\u2265 3"]
+
+
+def test_a_card_is_saved_as_a_drawing_of_its_own(open_page, runs):
+    page = open_page(argv=["view", runs[0]])
+    with page.expect_download() as saved:
+        page.locator("article .save").first.click()
+    assert saved.value.suggested_filename == "pair-0.svg"
+    drawing = ElementTree.parse(saved.value.path()).getroot()
+    name = "{http://www.w3.org/2000/svg}"
+    colours = {node.get("fill") for node in drawing.iter(f"{name}rect")}
+    assert len(colours) >= 3  # the card and both kinds of token
+    text = "".join(node.text for node in drawing.iter(f"{name}text"))
+    assert "pair 0" in text
+    for word in ("chosen", "rejected", "<eos>"):
+        assert word in text
+    right = max(float(node.get("x")) + float(node.get("width")) for node in drawing.iter(f"{name}rect"))
+    assert right <= float(drawing.get("width")) + 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1000, 1600])
+def test_a_report_of_two_runs_fits_every_window_and_fetches_nothing(width, scheme, open_page, runs):
+    page = open_page(argv=["report", *runs], width=width, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("section h2.part").all_inner_texts() == [
+        *("Summary", "Configuration", "Curves", "Masks", "Tokens"),
+    ]
+    marked = page.locator("#configuration .marked").all_inner_texts()
+    assert [text.split("\t") for text in marked] == [["loss", "sparsepo", "dpo"]]
+    page.locator("article").first.scroll_into_view_if_needed()
+    page.wait_for_selector(TOKENS)
+    assert page.locator("article h3").all_inner_texts()[:4] == [
+        *("chosen, a", "rejected, a", "chosen, b", "rejected, b"),
+    ]
+    page.locator("#curves img").nth(1).scroll_into_view_if_needed()
+    sizes = "all => all.slice(0, 2).map((image) => [image.complete, image.naturalWidth > 0])"
+    page.wait_for_timeout(300)
+    assert page.locator("#curves img").evaluate_all(sizes)[1] == [True, True]
+    page.click("#curves summary")
+    page.wait_for_selector("#curves details table")
+    assert "t test" in page.inner_text("#curves details")
+
+
+def test_a_report_without_records_says_so_and_has_no_tokens(open_page, tmp_path):
+    page = open_page(argv=["report", made_runs.write(tmp_path / "bare", steps=1)], width=420)
+    assert not page.is_visible("#tokens")
+    assert "--LOSS.record N" in page.inner_text("#summary")

@@ -10,8 +10,8 @@ import made_records
 import pytest
 
 from sparsepo_plugin import cli
-from sparsepo_plugin.report.view import colours, page, summary, text
-from sparsepo_plugin.run_folder.tokens import Response, read
+from sparsepo_plugin.report.view import colours, page, payload, summary, text
+from sparsepo_plugin.run_folder.tokens import Response, read, read_steps
 
 
 def one(tokens, joined=(), **values):
@@ -80,10 +80,93 @@ def test_colours_end_at_the_99th_percentile_and_a_layer_without_values_has_no_sc
         row |= {"reward_mask": [1.0] * 10, "kl_mask": None, "token_kl": None, "log_ratio": [-0.5] * 10}
         row["log_ratio"][0] = -100.0 if number == 0 else -0.5
     record = read(made_records.write(tmp_path / "tokens.jsonl", rows))
-    tops = {layer.key: summary.scale_top(record, layer) for layer in summary.LAYERS}
+    tops = {layer.key: summary.scale_top([record], layer) for layer in summary.LAYERS}
     assert tops == {
         "reward_mask": 1.0, "kl_mask": None, "log_ratio": 0.5, "token_kl": None, "contribution": 0.5,
     }  # fmt: skip
+
+
+def test_colours_part_at_1_where_masks_have_that_mean_over_every_response(tmp_path):
+    def centres(rows):
+        record = read(made_records.write(tmp_path / "tokens.jsonl", rows))
+        tops = {layer.key: summary.scale_top([record], layer, 1) for layer in summary.LAYERS}
+        return {layer.key: summary.centre([record], layer) for layer in summary.LAYERS}, tops
+
+    rows = made_records.rows(5, 10)
+    assert not any(centres(rows)[0].values())
+    for row in rows:
+        row["reward_mask"] = [0.0, 2.0] * 5
+    rows[3]["reward_mask"] = [0.0] * 10  # a dead response stays 0 under normalise mean
+    found, tops = centres(rows)
+    assert found == {**dict.fromkeys(found, 0), "reward_mask": 1}
+    assert tops["reward_mask"] == 1.0
+    for row in rows:
+        row["reward_mask"] = [1.0] * 10
+    assert centres(rows)[0]["reward_mask"] == 0
+
+
+def test_the_page_opens_with_the_weighted_contribution_where_there_is_one():
+    assert summary.LAYERS[0].key == "contribution"
+
+
+def test_the_overview_counts_wrong_signs_and_says_how_concentrated_contributions_are(tmp_path):
+    rows = made_records.rows(2, 10)
+    for row in rows:
+        row |= {"reward_mask": [1.0] * 10, "kl_mask": None, "log_ratio": [0.0] * 9 + [1.0]}
+    rows[3]["log_ratio"] = [0.0] * 9 + [3.0]
+    found = summary.overview(read(made_records.write(tmp_path / "tokens.jsonl", rows)))
+    assert (found["pairs"], found["tokens"], found["step"]) == (2, 40, 40)
+    assert (found["mean margin (nats)"], found["wrong sign"]) == (-1.0, "50.0 %")
+    assert (found["reward mask at 0"], found["KL mask at 0"]) == ("0.0 %", None)
+    assert found["contribution in the largest tenth"] == "100.0 %"
+
+
+# ---------------------------------------------------------------- several steps and runs
+
+
+def recorded(tmp_path, name, steps, **changed):
+    rows = [{**row, **changed} for row in made_records.rows(2, 6)]
+    lines = {step: [{**row, "step": step} for row in rows] for step in steps}
+    made_records.write(tmp_path / name / "tokens.jsonl", lines[steps[-1]])
+    made_records.write(
+        tmp_path / name / "tokens_earlier.jsonl", [row for step in steps[:-1] for row in lines[step]]
+    )
+    return payload.Recorded(name, read_steps(tmp_path / name / "tokens.jsonl"))
+
+
+def test_every_step_has_its_values_and_the_tokens_stand_once(tmp_path):
+    data = payload.payload([payload.shown(recorded(tmp_path, "a", [0, 10, 20]))])
+    (run,) = data["runs"]
+    assert run["steps"] == data["steps"] == [0, 10, 20]
+    (entry,) = data["pairs"][0]["runs"]
+    assert len(entry["margin"]) == len(entry["sides"][0]["records"]) == 3
+    assert len(entry["sides"][0]["words"]) == len(entry["sides"][0]["records"][0]["log_ratio"]) == 6
+
+
+def test_two_runs_stand_in_one_pair_where_the_prompt_is_the_same(tmp_path):
+    runs = [recorded(tmp_path, "a", [0, 20]), recorded(tmp_path, "b", [10, 20])]
+    data = payload.payload(runs)
+    assert data["steps"] == [0, 10, 20]
+    assert [[entry["run"] for entry in pair["runs"]] for pair in data["pairs"]] == [[0, 1], [0, 1]]
+    other = recorded(tmp_path, "c", [20], prompt="another")
+    assert [len(pair["runs"]) for pair in payload.payload([runs[0], other])["pairs"]] == [1, 1, 1, 1]
+
+
+def test_a_page_takes_fewer_steps_and_a_report_fewer_pairs_where_they_are_many(tmp_path, monkeypatch):
+    run = recorded(tmp_path, "a", list(range(0, 100, 10)))
+    per_step = 2 * 2 * 6 * len(summary.LAYERS)
+    monkeypatch.setattr(payload, "_NUMBERS", 4 * per_step)
+    assert [record.step for record in payload.shown(run).records] == [0, 30, 60, 90]
+    assert [record.step for record in payload.shown(run, runs=2).records] == [0, 90]
+    monkeypatch.setattr(payload, "_NUMBERS", per_step // 2)
+    assert [record.step for record in payload.shown(run).records] == [90]
+    assert len(payload.first_pairs(payload.shown(run)).records[-1].pairs) == 1
+
+
+def test_an_earlier_record_of_other_tokens_is_left_out(tmp_path):
+    run = recorded(tmp_path, "a", [0, 10])
+    changed = run.records[0]._replace(pairs=run.records[0].pairs[:1])
+    assert payload.shown(run._replace(records=[changed, run.records[1]])).records == run.records[1:]
 
 
 # ---------------------------------------------------------------- text
@@ -149,13 +232,13 @@ def test_the_page_fetches_nothing_and_escapes_its_data(tmp_path):
     assert "default-src 'none'" in html
     data = re.search(r'id="data">(.*?)</script>', html)[1]
     assert not set("<>&\u2028") & set(data)
-    prompt = json.loads(data)["pairs"][0]["prompt"]
+    prompt = json.loads(data)["tokens"]["pairs"][0]["prompt"]
     assert prompt == "</script><script>alert(1)</script> \u27e8U+2028\u27e9 & @@PROGRAM@@"
 
 
 def test_numbers_are_shortened_but_zero_stays_zero_and_nothing_else_becomes_it():
     for value in (0.0, 1e-300, -3.14159265, 1e22, 2.0, 123456.7):
-        short = page._short(value)
+        short = payload.short(value)
         assert (short == 0) is (value == 0)
         assert math.isclose(short, value, rel_tol=1e-4)
 
@@ -167,7 +250,7 @@ def test_a_folder_is_taken_with_its_loss_and_beta_and_its_own_page_is_replaced(t
         assert cli.main(["view", str(tmp_path / "run"), "-o", str(tmp_path / "new/page.html")]) == 0
     assert "2 pairs after step 40" in capsys.readouterr().out
     html = (tmp_path / "new/page.html").read_text()
-    assert '"loss":"sparsepo","beta":0.25' in html
+    assert '"loss sparsepo","beta 0.25","step 40","2 pairs"' in html
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
@@ -248,4 +331,4 @@ def test_values_that_are_no_numbers_are_shown_as_none(tmp_path):
     record = read(made_records.write(tmp_path / "tokens.jsonl", rows))
     assert record.pairs[0].chosen.values["log_ratio"][0] is None
     assert record.pairs[0].chosen.values["token_kl"][1] is None
-    assert "NaN" not in page.build(record, {}, "x")
+    assert "NaN" not in page.build(["x"], [], [payload.Recorded("x", [record])])
