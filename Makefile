@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo real demo-real study-real test check docs bench study wheel-test test-real test-alpaca test-triton test-vllm install-axolotl test-axolotl clean
+.PHONY: help install demo real demo-real study-real test check docs bench study wheel-test test-real test-alpaca test-triton test-vllm install-axolotl test-axolotl test-axolotl-newest clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | study | clean"
@@ -153,6 +153,22 @@ test-axolotl: install-axolotl
 	$(OFFLINE) $(AXOLOTL_PYTEST) tests/axolotl --confcutdir=tests/axolotl $(ARGS)
 	$(OFFLINE) PYTHONPATH=$(CURDIR)/$(AXOLOTL_VENV)/trl-newest $(AXOLOTL_PYTEST) tests/axolotl/test_trl_*.py --confcutdir=tests/axolotl $(ARGS)
 	$(OFFLINE) $(AXOLOTL_PYTEST) tests/property tests/golden tests/unit/test_loss_formulas.py tests/unit/test_learned_masks.py tests/unit/test_mask_*.py tests/unit/test_activation_sites.py --ignore=tests/golden/test_adapter_vectors.py --deselect tests/unit/test_loss_formulas.py::test_upstreams_loss_gives_the_same_numbers_on_the_same_batch --deselect tests/unit/test_mask_registry.py::test_another_packages_mask_source_is_found_and_its_options_are_flags $(ARGS)
+
+# The newest Axolotl, where there is a Python 3.12: the plugin, TRL's contract and rows, and a training.
+AXOLOTL_NEWEST_VENV ?= .venv-axolotl-newest
+AXOLOTL_NEWEST_LOCK := configs/install/axolotl-0.21-lock.txt
+PYTHON312 ?= $(shell python3.12 -c 'print("python3.12")' 2>/dev/null)
+
+$(AXOLOTL_NEWEST_VENV)/.installed: $(AXOLOTL_NEWEST_LOCK) pyproject.toml
+	@test -n "$(PYTHON312)" || { echo "error: no Python 3.12 found; install one, or name it: make PYTHON312=..."; exit 2; }
+	test -x $(AXOLOTL_NEWEST_VENV)/bin/python || $(PYTHON312) -m venv $(AXOLOTL_NEWEST_VENV)
+	$(AXOLOTL_NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) "$(TORCH)"
+	$(AXOLOTL_NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r $(AXOLOTL_NEWEST_LOCK)
+	$(AXOLOTL_NEWEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+test-axolotl-newest: $(AXOLOTL_NEWEST_VENV)/.installed
+	$(OFFLINE) $(AXOLOTL_NEWEST_VENV)/bin/python -m pytest --timeout=900 tests/axolotl/test_axolotl_*.py tests/axolotl/test_trl_contract.py tests/axolotl/test_trl_rows.py tests/axolotl/test_trl_same_rows.py --confcutdir=tests/axolotl $(ARGS)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,7 +33,7 @@ LOSSES: dict[str, list[str]] = {
     "upstream": [],
     "dpo": ["--loss", "dpo"],
     "tdpo1": ["--loss", "tdpo1"],
-    "sparsepo": ["--loss", "sparsepo"],
+    "sparsepo": ["--loss", "sparsepo", "--sparsepo.anchor", "0"],
     "mapo": ["--loss", "mapo"],
 }
 ROWS: dict[str, list[str]] = {"padded": [], "packed": ["--ds.packing_samples"]}

@@ -26,16 +26,16 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparsepo_plugin.demo.statistics import wilson_interval
 from sparsepo_plugin.demo.supervised import supervised_start
 from sparsepo_plugin.files import write_text
+from sparsepo_plugin.metrics import wilson_interval
 
 RUNS: dict[str, list[str]] = {
     "dpo": ["--loss", "dpo"],
-    "sparsepo-common": ["--loss", "sparsepo"],
+    "sparsepo-common": ["--loss", "sparsepo", "--sparsepo.anchor", "0"],
     "sparsepo-independent": [
         *("--loss", "sparsepo", "--sparsepo.masks", "independent", "--sparsepo.normalise", "none"),
-        *("--sparsepo.reward_l1", "1e-3", "--sparsepo.kl_l1", "1e-3"),
+        *("--sparsepo.reward_l1", "1e-3", "--sparsepo.kl_l1", "1e-3", "--sparsepo.anchor", "0"),
     ],
 }
 

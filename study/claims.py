@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsepo_plugin.demo.statistics import wilson_interval
+from sparsepo_plugin.metrics import wilson_interval
 from study.domain import DOMAINS
 from study.rows import Row, number
 

@@ -276,6 +276,6 @@ class Ours:
 
 
 def objective_of(name: str, models: Models) -> ConfiguredLoss:
-    """A registered loss with its default options, for these models."""
+    """A registered loss without an anchor, other options at their defaults, for these models."""
     loss = registry.get(name)
-    return ConfiguredLoss(loss, loss.options.build({}), reference_shape(models.reference.config))
+    return ConfiguredLoss(loss, loss.options.build({"anchor": 0.0}), reference_shape(models.reference.config))

@@ -168,7 +168,7 @@ class ByTRL(Bare):
 
 
 def _sparse(name: str, *argv: str, sorted: bool = False) -> Variant:
-    return Variant(name, "sparsepo", ("--loss", "sparsepo", *argv), _ours, sorted)
+    return Variant(name, "sparsepo", ("--loss", "sparsepo", "--sparsepo.anchor", "0", *argv), _ours, sorted)
 
 
 LOGITS, TWO_ROWS = ("--perf.head", "off"), ("--perf.prefix", "off")

@@ -61,16 +61,15 @@ def run(arguments: argparse.Namespace) -> None:
         elif part == "capability":
             capability.study(arguments, [room(name) for name in FULL], tables["validation"].rows, model)
         else:
-            _report(arguments.out, [room(name) for name in FULL], tables)
+            measured = [name for name in FULL if any(row["domain"] == name for row in tables["test"].rows)]
+            _report(arguments.out, [room(name) for name in measured], tables)
 
 
 def _report(out: Path, rooms: list[Room], tables: dict[str, Table]) -> None:
     rows = {name: tables[name].rows for name in ("validation", "test")}
-    if missing := [r.name for r in rooms if not any(row["domain"] == r.name for row in rows["test"])]:
-        raise UserError(
-            f"{tables['test'].path}: got no rows of {missing[0]}; run the part {missing[0]} first"
-        )
-    found = [row for one in rooms for row in analysis.frontier(one, rows["validation"], rows["test"])]
+    if not rooms:
+        raise UserError(f"{tables['test'].path}: got no rows; run the parts {' and '.join(FULL)} first")
+    found = [row for room in rooms for row in analysis.frontier(room, rows["validation"], rows["test"])]
     analysis.write_frontier(out / "smollm2_frontier.csv", analysis.corrected(found))
     print(f"written: {out / 'smollm2_frontier.csv'}", flush=True)
 

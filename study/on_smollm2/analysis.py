@@ -15,7 +15,7 @@ from eval_harness.stats.multiple import holm
 from study.frontier import Point as Spot
 from study.frontier import interval, within
 from study.on_smollm2.domains import Room
-from study.on_smollm2.plan import COMPARED
+from study.on_smollm2.plan import COMPARED, FULL
 from study.on_smollm2.runs import Items, of_start
 from study.on_smollm2.sweep import at_start, items_of, outcomes
 from study.rows import Row
@@ -143,9 +143,13 @@ def frontier(room: Room, validation: Sequence[Row], test: Sequence[Row]) -> list
 
 
 def corrected(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Holm over the primary comparisons of all domains; a corrected p above .05 takes a verdict back."""
+    """Holm over the registered comparisons of all domains; a corrected p above .05 takes a verdict back.
+
+    Comparisons without rows yet count as p = 1, so that what is reported early is never corrected for less.
+    """
     primary = [row for row in found if row["primary"] and row["against"]]
-    for row, p in zip(primary, holm([row["p"] for row in primary])):
+    missing = max(0, len(COMPARED) * len(FULL) - len(primary))
+    for row, p in zip(primary, holm([row["p"] for row in primary] + [1.0] * missing)):
         row["p_holm"] = p
         row["corrected"] = row["verdict"] if p <= 0.05 else "cannot be told"
     return list(found)

@@ -17,10 +17,11 @@ import yaml
 
 from sparsepo_plugin.errors import RunFailedError, UserError
 from sparsepo_plugin.files import write_text
+from sparsepo_plugin.metrics import wilson_interval
 from study.capability import LEFT_OUT, rows_of
 from study.on_smollm2.analysis import best_betas
 from study.on_smollm2.domains import Room
-from study.on_smollm2.plan import TASKS, Task
+from study.on_smollm2.plan import DTYPE, TASKS, Task
 from study.on_smollm2.sweep import GATED
 from study.rows import Row, Table
 
@@ -31,10 +32,12 @@ SMALL_ITEMS = 4  # of every task, at the small scales
 
 
 def study(arguments: argparse.Namespace, rooms: Sequence[Room], validation: list[Row], model: Path) -> None:
-    """A row per gate, for the policies kept of GATED in every domain."""
+    """A row per gate, for the policies kept of GATED in every domain that has been trained."""
     table = Table(arguments.out / "smollm2_capability.csv", ["domain", "method", "suite"])
     suites = write_suites(arguments.data, arguments.work, rooms, arguments.scale == "full")
     for room in rooms:
+        if not any(row["domain"] == room.name for row in validation):
+            continue
         betas = best_betas(room, validation, room.scale.budgets[-1])
         for method in GATED:
             folder = policy(room, validation, method, betas.get(method))
@@ -71,16 +74,8 @@ def _chance(row: dict[str, Any]) -> dict[str, Any]:
     task = TASKS.get(row["gate"])
     if task is None:
         return {}
-    low = wilson_low(row["before"], int(row["items"]))
+    low = wilson_interval(row["before"], int(row["items"]))[0]
     return {"chance": task.chance, "before_low": low, "above_chance": low > task.chance}
-
-
-def wilson_low(share: float, count: int) -> float:
-    """Lower end of Wilson's 95 % interval of a share."""
-    z = 1.959964
-    middle = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (middle - spread) / (1 + z * z / count)
 
 
 def items_needed(task: Task) -> int:
@@ -163,7 +158,7 @@ def gate(words: Sequence[object], gates: Path, where: Path) -> dict[str, Any]:
     Raises:
       RunFailedError: the harness could not.
     """
-    shared = ["--device", "cpu", "--dtype", "float32", "--batch-size", 8, "--offline", "--overwrite"]
+    shared = ["--device", "cpu", "--dtype", DTYPE, "--batch-size", 8, "--offline", "--overwrite"]
     _harness(["run", *words, "--out", where, "--cache", where.parent / "cache", *shared], where, {0})
     _harness(["gate", where, "--gates", gates], where, {0, 1, 3})
     report: dict[str, Any] = json.loads((where / "report" / "report.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from study import data
 from study.classifiers import Convolution, crops
 from study.data import Pair, Review
 from study.language import Language
-from study.on_smollm2.plan import Scale
+from study.on_smollm2.plan import DTYPE, Scale
 from study.pairs import label
 from study.reward_head import LENGTH, RewardHead, train_on_labels, train_on_pairs
 
@@ -54,7 +54,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
 def furnish(root: Path, work: Path, name: str, scale: Scale, model: Path, encoder: Path) -> Room:
     """Read or make everything; judge.json in the work folder says how good the reward head is."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    start: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    start: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, DTYPE)).eval()
     language = Language(start.requires_grad_(False), tokenizer)
     if name == "sentiment":
         return _sentiment(root, work, scale, model, encoder, language)

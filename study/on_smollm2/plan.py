@@ -22,7 +22,7 @@ METHODS = {
     "dpo + anchor": Method("dpo", tried=ANCHORS),
     "tdpo2": Method("tdpo2"),
     "sparsepo, paper": Method("sparsepo", {"preset": "paper"}),
-    "sparsepo": Method("sparsepo"),
+    "sparsepo": Method("sparsepo", {"anchor": 0.0}),
     "sparsepo + anchor": Method("sparsepo", tried=ANCHORS),
 }
 BASELINE = "dpo"
@@ -31,7 +31,8 @@ COMPARED = (
     *((name, BASELINE) for name in METHODS if name != BASELINE),
     ("sparsepo + anchor", "dpo + anchor"),
 )
-BETAS = (0.05, 0.2, 0.8)
+BETAS = (0.05, 0.2)
+DTYPE = "bfloat16"  # of training, sampling and capability
 TUNING_SEED, TUNED_AT, RATES = 100, 0.2, (5e-6, 2e-5)
 WARMUP = 0.1
 
@@ -69,11 +70,9 @@ class Scale:
 
 FULL = {
     "sentiment": Scale(
-        8, 24, 288, (8, 16, 24), validation=96, test=360, draws=1, budgets=(0.5, 1.0, 2.0), pool=700
+        8, 24, 192, (8, 16), validation=96, test=360, draws=1, budgets=(0.5, 1.0, 2.0), pool=700
     ),
-    "summaries": Scale(
-        256, 48, 240, (10, 20), validation=40, test=80, draws=2, budgets=(0.5, 2.0), pool=60, betas=BETAS[:2]
-    ),
+    "summaries": Scale(256, 48, 120, (5, 10), validation=40, test=80, draws=2, budgets=(0.5, 2.0), pool=60),
 }
 SMALL = {
     "sentiment": Scale(

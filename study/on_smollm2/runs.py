@@ -19,10 +19,11 @@ from sparsepo_plugin.errors import RunFailedError
 from sparsepo_plugin.files import write_text
 from study import data
 from study.on_smollm2.domains import Room, write_pairs
-from study.on_smollm2.plan import METHODS, WARMUP
+from study.on_smollm2.plan import DTYPE, METHODS, WARMUP
 from study.sampling import sample
 
 Items = dict[str, list[float]]
+_FLAG = {"bfloat16": "bf16", "float32": "fp32"}  # the trainer's names
 AT_ONCE = 48  # prompts sampled together: the log-probabilities of all their steps are held
 
 
@@ -94,7 +95,7 @@ def do(room: Room, point: Point, splits: tuple[str, ...], keep: bool) -> dict[in
     found: dict[int, dict[str, Items]] = {}
     for step in room.scale.stops:
         made = folder if step == room.scale.stops[-1] else folder / "stops" / f"global_step{step}_hf"
-        policy = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32).eval()
+        policy = AutoModelForCausalLM.from_pretrained(made, dtype=getattr(torch, DTYPE)).eval()
         found[step] = {
             split: _kept(
                 room.work / "items" / f"{point.name}-{split}-{step}.json",
@@ -128,7 +129,8 @@ def _train(room: Room, point: Point, folder: Path) -> None:
         "data.max_len": min(scale.prompt + scale.response + 8, 512), "train.batch_size": scale.batch,
         "train.micro_batch_size": scale.micro, "train.max_epochs": 1, "train.seed": point.seed,
         "adam.lr": point.rate, "lr_scheduler": "constant_with_warmup", "lr_warmup_ratio": WARMUP,
-        "ds.zero_stage": 0, "ds.param_dtype": "fp32", "logger.logging_steps": 1, "ckpt.output_dir": folder,
+        "ds.zero_stage": 0, "ds.param_dtype": _FLAG[DTYPE], "logger.logging_steps": 1,
+        "ckpt.output_dir": folder,
         "ckpt.path": folder / "stops", "ckpt.save_steps": scale.stops[0], "ckpt.max_num": len(scale.stops),
         **{f"{method.loss}.{key}": value for key, value in {**method.options, **point.tried}.items()},
     }  # fmt: skip

@@ -94,8 +94,9 @@ def _agreement(out: Path) -> list[object]:
 
 def _training(model: Path, out: Path, sizes: Sizes, seed: int) -> list[object]:
     options = {
-        "loss": "sparsepo", "sparsepo.record": sizes.shown, "model.model_name_or_path": model,
-        "model.beta": sizes.beta, "data.dataset": out / "inputs" / "train.jsonl",
+        "loss": "sparsepo", "sparsepo.anchor": 0.0, "sparsepo.record": sizes.shown,
+        "model.model_name_or_path": model, "model.beta": sizes.beta,
+        "data.dataset": out / "inputs" / "train.jsonl",
         "eval.dataset": out / "inputs" / "watched.jsonl", "data.prompt_key": "prompt",
         "data.chosen_key": "chosen", "data.rejected_key": "rejected",
         "data.max_len": min(sizes.prompt + sizes.response + 8, 2048), "train.batch_size": sizes.batch,
