@@ -85,7 +85,7 @@ def main() -> int:
         "--tiny", action="store_true", help="small sizes, on any device: does every step run?"
     )
     parser.add_argument(
-        "--slack", type=float, default=1.0, metavar="X", help="time limits times X, where steps run beside others"
+        "--slack", type=float, default=1.0, metavar="X", help="time limits times X, for steps beside others"
     )
     parser.add_argument("--again", action="store_true", help="also what results.jsonl holds as ok")
     arguments = parser.parse_args()
