@@ -48,7 +48,10 @@ def _train(folder: Path, *options: str) -> list[float]:
     """Train with a new output folder below ``folder``; the losses of its steps."""
     from sparsepo_plugin.demo.smoke import smoke_flags
 
-    _run("sparsepo_plugin.train_dpo", *smoke_flags(str(folder)), "--loss", "sparsepo", *options)
+    flags = smoke_flags(str(folder))
+    if "--ckpt.load_enable" in options:
+        flags.remove("--overwrite")
+    _run("sparsepo_plugin.train_dpo", *flags, "--loss", "sparsepo", *options)
     return _losses(folder)
 
 
