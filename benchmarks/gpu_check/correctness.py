@@ -142,6 +142,10 @@ def family(report: Report, setting: Setting, kind: str) -> None:
     plain = "eager" if kind == "gemma2" else "sdpa"
     policy = AutoModelForCausalLM.from_config(config, attn_implementation=plain).to(setting.device, dtype)
     models = Models(policy.train(), copy.deepcopy(policy).eval().requires_grad_(False))
+    with torch.no_grad():
+        # Otherwise every log-ratio is 0, and every loss ln 2 whatever a kernel does.
+        for parameter in models.reference.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
     batches = [_pairs([(20, 5, 9)], 0), _pairs([(60, 70, 20), (9, 30, 33), (150, 12, 1), (1, 8, 90)], 1)]
     if not setting.tiny:
         batches.append(_pairs([(1500, 400, 547)], 2))

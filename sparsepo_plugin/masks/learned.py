@@ -12,7 +12,7 @@ from torch.nn import functional
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.masks import shaping
 from sparsepo_plugin.masks.shaping import Activation
-from sparsepo_plugin.masks.state_product import state_product
+from sparsepo_plugin.masks.state_product import state_products
 from sparsepo_plugin.options import MaskOptions, option
 from sparsepo_plugin.registry import register_mask
 from sparsepo_plugin.types import Masks, Needs, ReferenceShape, ReferenceState
@@ -162,33 +162,29 @@ class LearnedMask(nn.Module):
           ValueError: the number or width of the states differs from the module's.
         """
         self._check(hidden_states)
-        options = self.options
         dtype = torch.promote_types(torch.float32, self.weight.dtype)
-        total: Tensor | None = None
-        for unit, layer in enumerate(self.layers):
-            hidden = hidden_states[layer]
-            score = self._score(unit, hidden[:, 1:] if options.token == "after" else hidden[:, :-1], dtype)
-            if self.mixed:
-                score = self._drop(shaping.activate(options.layer_activation, score, response_mask))
-                score = self.mixer[unit].to(dtype) * score
-            total = score if total is None else total + score
-        assert total is not None
-        return self._shape(total, response_mask)
-
-    def _score(self, unit: int, state: Tensor, dtype: torch.dtype) -> Tensor:
-        """Raw score of one unit, [rows, seq - 1]."""
-        last, bias = self.weight[unit].to(dtype), self.bias[unit].to(dtype)
-        if not self.options.width:
-            return self._of_state(state, last[None], dtype).squeeze(-1) + bias
-        inner = self._of_state(state, self.inner_weight[unit].to(dtype), dtype)
-        return torch.relu(inner + self.inner_bias[unit].to(dtype)) @ last + bias
-
-    def _of_state(self, state: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """The state, normalised where layers are mixed, times every row of weights [k, hidden]."""
+        chosen = slice(1, None) if self.options.token == "after" else slice(None, -1)
+        scores = self._scores([hidden_states[layer][:, chosen] for layer in self.layers], dtype)
         if not self.mixed:
-            return state_product(state, weights, None)
+            return self._shape(scores[0], response_mask)
+        scores = self._drop(shaping.activate(self.options.layer_activation, scores, response_mask))
+        return self._shape(torch.tensordot(self.mixer.to(dtype), scores, 1), response_mask)
+
+    def _scores(self, states: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """Raw scores of the units, [units, rows, seq - 1]."""
+        last, bias = self.weight.to(dtype), self.bias.to(dtype)[:, None, None]
+        if not self.options.width:
+            return self._of_states(states, last[:, None], dtype).squeeze(-1) + bias
+        inner = self._of_states(states, self.inner_weight.to(dtype), dtype)
+        inner = torch.relu(inner + self.inner_bias.to(dtype)[:, None, None])
+        return (inner @ last[:, None, :, None]).squeeze(-1) + bias
+
+    def _of_states(self, states: list[Tensor], weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """The states, normalised where layers are mixed, times their weights [units, k, hidden]."""
+        if not self.mixed:
+            return state_products(states, weights, None)
         gain, shift = self.norm_weight.to(dtype), self.norm_bias.to(dtype)
-        return state_product(state, weights * gain, self.eps) + weights @ shift
+        return state_products(states, weights * gain, self.eps) + (weights @ shift)[:, None, None]
 
     def _shape(self, score: Tensor, response_mask: Tensor) -> Tensor:
         """Turn raw scores into the mask."""

@@ -19,7 +19,7 @@ def activate(name: Activation, value: Tensor, response_mask: Tensor) -> Tensor:
     Args:
       name: one of ACTIVATIONS; "rescale" maps each row's response to [0, 1] by its minimum and maximum (1
         where they are equal), "znorm" subtracts the mean and divides by the standard deviation.
-      value: raw scores, [rows, positions].
+      value: raw scores, [..., rows, positions].
       response_mask: true on response tokens, same shape, bool.
 
     Returns:

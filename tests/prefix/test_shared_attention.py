@@ -250,6 +250,14 @@ def test_a_model_over_sequences_keeps_its_numbers_where_no_rows_are_shared(kerne
         torch.testing.assert_close(separate(model, batch).logits, before, atol=1e-6, rtol=0)
 
 
+def test_no_kernel_of_ours_is_taken_for_one_of_the_hub():
+    """transformers 5.17 loads whatever has flash in its name from its hub of kernels."""
+    from sparsepo_plugin.adapters.prefix import attention
+
+    names = [getattr(attention, name) for name in ("VARLEN", "VARLEN_FLASH", "VARLEN_EAGER", "SDPA", "FLEX")]
+    assert [name for name in names if "flash" in name] == []
+
+
 def test_flash_attention_is_replaced_by_what_computes_the_same():
     kernels = {}
     for name in ("llama", "gemma2", "gpt_oss"):

@@ -8,7 +8,7 @@ from batches import by_term, learned
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from sparsepo_plugin.masks.state_product import state_product
+from sparsepo_plugin.masks.state_product import state_products
 from sparsepo_plugin.types import ReferenceShape, ReferenceState
 
 SHAPE = ReferenceShape(hidden_size=64, layers=4, initializer_range=0.3)
@@ -105,9 +105,17 @@ def test_what_is_saved_beside_the_states_is_small(name, dtype):
     assert found.reward_mask.requires_grad
 
 
+@pytest.mark.parametrize("at_once", [1, 10**6], ids=["layer by layer", "all at once"])
 @pytest.mark.parametrize("eps", [None, 1e-5])
-def test_gradcheck(eps):
+def test_gradcheck(eps, at_once, monkeypatch):
+    monkeypatch.setattr(
+        "sparsepo_plugin.masks.state_product._together",
+        lambda states: [slice(i, i + at_once) for i in range(0, len(states), at_once)],
+    )
     torch.manual_seed(0)
-    hidden = torch.randn(3, 5, 7, dtype=torch.float64)
-    weights = torch.randn(2, 7, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda w: state_product(hidden, w, eps), (weights,))
+    hidden = [torch.randn(3, 5, 7, dtype=torch.float64) for _ in range(3)]
+    weights = torch.randn(3, 2, 7, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda w: state_products(hidden, w, eps), (weights,))
+    normed = [functional.layer_norm(h, h.shape[-1:], eps=eps) if eps else h for h in hidden]
+    expected = torch.stack([h @ w.T for h, w in zip(normed, weights)])
+    torch.testing.assert_close(state_products(hidden, weights, eps), expected)

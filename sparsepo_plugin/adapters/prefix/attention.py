@@ -33,7 +33,8 @@ from sparsepo_plugin.adapters.prefix.varlen import (
     written_out_without_extras,
 )
 
-VARLEN, VARLEN_FLASH, VARLEN_EAGER = (f"sparsepo_prefix_varlen{kind}" for kind in ("", "_flash", "_eager"))
+# None of them holds the word flash: transformers from 5.17 on takes such a name for a kernel of its hub.
+VARLEN, VARLEN_FLASH, VARLEN_EAGER = (f"sparsepo_prefix_varlen{kind}" for kind in ("", "_capped", "_eager"))
 SDPA, EAGER, FLEX = "sparsepo_prefix_sdpa", "sparsepo_prefix_eager", "sparsepo_prefix_flex"
 # Kernels that need no memory for what is not seen: for them all pairs stand in one row.
 _SPARSE = (VARLEN, VARLEN_FLASH, VARLEN_EAGER, FLEX)
