@@ -102,6 +102,8 @@ def _compare(
         try:
             losses[name] = run(batches[0])
             times[name] = []
+            # Above the weights: gradients of the call before are part of the peak.
+            row.models.policy.zero_grad(set_to_none=True)
             report.note(f"{name}: MiB", peak_mib(lambda run=run: run(batches[0])))
             # The allocator has then seen every shape, and autotuners and compilers too.
             for batch in batches[1:]:

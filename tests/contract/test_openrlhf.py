@@ -261,6 +261,17 @@ def test_source(name):
         assert piece in text, piece
 
 
+@pytest.mark.parametrize("packing", [[], ["--ds.packing_samples"]])
+def test_a_gpu_without_flash_attn_is_no_reason_to_refuse_the_default(packing, monkeypatch):
+    """Upstream's default is flash attention; seen refused on an H100 where the package was not installed."""
+    if importlib.util.find_spec("flash_attn") is not None:
+        pytest.skip("the real flash-attn is installed")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert flags.parse(packing).arguments.ds.attn_implementation == "sdpa"
+    asked = flags.parse([*packing, "--ds.attn_implementation", "flash_attention_2"])
+    assert asked.arguments.ds.attn_implementation == "flash_attention_2"
+
+
 @pytest.mark.parametrize(
     ("flag", "default"),
     [

@@ -130,10 +130,10 @@ class _Parser(argparse.ArgumentParser):
         self.notes: list[str] = []
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Add a flag of upstream's; three are widened for machines without CUDA and for files."""
+        """Add a flag of upstream's; three are widened: no CUDA, no flash-attn, files."""
         if names[0] == "--ds.param_dtype":
             options["choices"] = [*options["choices"], "fp32"]
-        if names[0] == "--ds.attn_implementation" and not torch.cuda.is_available():
+        if names[0] == "--ds.attn_implementation" and not _has_flash_attention():
             options["default"] = "sdpa"
         action = super().add_argument(*names, **options)
         if (kind := options.get("action")) in _OPPOSITE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -143,8 +144,19 @@ def _flash(module: nn.Module, heads: Heads, mask: SpanMask, options: dict[str, A
     scale = options.get("scaling")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     softcap, dropout = options.get("softcap"), options.get("dropout", 0.0)
-    compute = _flash_attn if importlib.util.find_spec("flash_attn") is not None else _torch_varlen
+    compute = _flash_attn if _flash_attn_is_there() else _torch_varlen
     return compute(heads, mask, scale, softcap, dropout)
+
+
+@cache
+def _flash_attn_is_there() -> bool:
+    """Asked in every layer: a search of sys.path each time would cost more than the launches around it."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _flash_attn(heads: Heads, mask: SpanMask, scale: float, softcap: float | None, dropout: float) -> Tensor:
@@ -165,7 +177,7 @@ def _torch_varlen(
     """Torch's own copy of the kernel, whose arguments grew from version to version."""
     from torch.nn.attention.varlen import varlen_attn
 
-    known, spans, (query, key, value) = inspect.signature(varlen_attn).parameters, mask.spans, heads
+    known, spans, (query, key, value) = _arguments(varlen_attn), mask.spans, heads
     options: dict[str, Any] = {}
     if softcap is not None or dropout:
         raise NotImplementedError("torch's variable-length kernel: got a soft-cap or dropout, expected none")
