@@ -20,6 +20,7 @@ from study.rows import Row, read
 
 AHEAD, BEHIND, OPEN = "ahead", "behind", "cannot be told"
 COLUMNS = ("method", "beta", "seed", "split", "step", "kl", "reward", "check", "blocks")
+NUMBERS = ("beta", "seed", "step", "kl", "reward", "check")
 Vector = tuple[float, ...]
 Floats = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ def load(path: Path) -> list[Row]:
     """Rows of the CSV; none where there is no file.
 
     Raises:
-      UserError: it is not this study's.
+      UserError: it is not this study's, or damaged.
     """
     rows = read(path)
     if rows and (lacking := [name for name in COLUMNS if any(row.get(name) is None for row in rows)]):
@@ -68,7 +69,22 @@ def load(path: Path) -> list[Row]:
             f"{path}: got rows without {', '.join(lacking)}, expected a CSV of python -m study.on_methods; "
             "name another file or remove this one"
         )
+    for number, row in enumerate(rows, 2):
+        words = [*(row[name] for name in NUMBERS), *row["blocks"].split()]
+        if wrong := [word for word in words if not _is_number(word)]:
+            raise UserError(
+                f"{path}: line {number}: got {wrong[0]!r}, expected a number; "
+                "remove the lines of this method, beta and seed, and they are run again"
+            )
     return rows
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def missing(rows: Sequence[Row], sizes: Sizes) -> list[tuple[str, float, int]]:

@@ -17,7 +17,8 @@ if not (ROOT / "study/on_methods/plan.py").is_file():
 sys.path.insert(0, str(ROOT))
 from sparsepo_plugin import registry  # noqa: E402
 from sparsepo_plugin.errors import UserError  # noqa: E402
-from study.on_methods import plan, verdicts  # noqa: E402
+from study.on_methods import page, plan, verdicts  # noqa: E402
+from study.rows import write  # noqa: E402
 
 PLAN = (ROOT / "docs/methods-sentiment-plan.md").read_text(encoding="utf-8")
 FULL = plan.SIZES["full"]
@@ -171,3 +172,40 @@ def test_a_csv_of_something_else_is_refused_in_one_line(tmp_path):
     path.write_text("run,seed\ndpo,1\n")
     with pytest.raises(UserError, match="expected a CSV of python -m study"):
         verdicts.load(path)
+
+
+def test_a_damaged_number_is_named_with_its_line(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = sweep((0.08, 0.081, 0.079))
+    write(path, rows, list(rows[0]))
+    assert verdicts.load(path) == rows
+    rows[3]["kl"] = "0.6x"
+    write(path, rows, list(rows[0]))
+    with pytest.raises(UserError, match=r"line 5: got '0.6x', expected a number"):
+        verdicts.load(path)
+
+
+def test_the_page_says_what_the_lines_say():
+    rows = sweep((0.08, 0.081, 0.079))
+    found = verdicts.lines(rows, TWO)
+    assert page.cells(found)["cdpo"] == ("0.580 ± 0.001", "+0.040, ahead")
+    assert page.cells(found)["dpo"] == ("0.540 ± 0.000", "")
+    assert page.cells(found)["lddpo"][1].startswith("is DPO there")
+    text = page.table(found).splitlines()
+    assert text[2].startswith("| dpo | 0.2 | 1 nat | 0.540 ± 0.000 |")
+    assert text[3].startswith("| cdpo | 0.8 | 1 nat | 0.580 ± 0.001 |")
+    assert text[3].endswith("| **ahead** |")
+    assert len({line.count("|") for line in text}) == 1
+    assert page.cells([]) == {}
+    assert page.UNFINISHED in page.table([])
+
+
+def test_the_committed_table_is_made_of_the_committed_rows():
+    text = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    lines = verdicts.lines(verdicts.load(ROOT / "docs/methods-sentiment.csv"), FULL)
+    assert page.table(lines) in text
+    for method, cells in page.cells(lines).items():
+        if " 3" not in method:  # the table of methods has no row of its own for the stronger anchor
+            assert re.search(
+                rf"^\| {re.escape(method)} \|.*{re.escape(' | '.join(cells))} \|$", text, re.MULTILINE
+            )
