@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sparsepo_plugin.errors import guarded
+from sparsepo_plugin.errors import UserError, guarded
+from sparsepo_plugin.files import check_folder
 from study.on_methods import runs
 from study.on_methods.plan import REFERENCE, SIZES
 from study.on_methods.room import Lot, draw, furnish
@@ -33,6 +34,10 @@ def work(arguments: argparse.Namespace) -> None:
     """Run in the order of the plan, one thread; a run's rows are added together, so that a kill loses one."""
     torch.set_num_threads(1)
     sizes = SIZES[arguments.scale]
+    if arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out}: got a folder, expected the name of a CSV file to write")
+    check_folder(arguments.out.parent, f"--out {arguments.out}")
+    check_folder(arguments.work, f"--work {arguments.work}")
     todo = missing(load(arguments.out), sizes)
     if not todo:
         print(f"methods on sentiment: nothing is missing in {arguments.out}", flush=True)

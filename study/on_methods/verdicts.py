@@ -64,7 +64,9 @@ def load(path: Path) -> list[Row]:
       UserError: it is not this study's, or damaged.
     """
     rows = read(path)
-    if rows and (lacking := [name for name in COLUMNS if any(row.get(name) is None for row in rows)]):
+    # A row that was cut off lacks what stands behind the cut.
+    every = dict.fromkeys((*COLUMNS, *(rows[0] if rows else ())))
+    if rows and (lacking := [name for name in every if any(row.get(name) is None for row in rows)]):
         raise UserError(
             f"{path}: got rows without {', '.join(lacking)}, expected a CSV of python -m study.on_methods; "
             "name another file or remove this one"

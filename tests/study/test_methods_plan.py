@@ -183,6 +183,11 @@ def test_a_damaged_number_is_named_with_its_line(tmp_path):
     write(path, rows, list(rows[0]))
     with pytest.raises(UserError, match=r"line 5: got '0.6x', expected a number"):
         verdicts.load(path)
+    write(path, sweep((0.08, 0.081, 0.079)), list(rows[0]))
+    text = path.read_text()
+    path.write_text(text[: text.rindex(",")])
+    with pytest.raises(UserError, match="got rows without blocks"):
+        verdicts.load(path)
 
 
 def test_the_page_says_what_the_lines_say():

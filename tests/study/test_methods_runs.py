@@ -87,6 +87,15 @@ def test_data_that_are_not_there_end_in_one_line(done, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("flag", "message"), [("--out", "got a folder"), ("--work", "is a file")])
+def test_places_that_cannot_be_written_end_in_one_line(flag, message, done, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = compare(done, flag, str(tmp_path if flag == "--out" else tmp_path / "file/below"))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_guides_number_every_response_token_by_the_half_that_has_not_seen_it():
     tokenizer = build_tokenizer(["a film of the story and the scene " * 20, "was long with music " * 20], 300)
     model = build_model(tokenizer, Size(300, 32, 2, 1), 0).eval().requires_grad_(False)
