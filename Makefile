@@ -5,6 +5,7 @@
 #   make demo-real DATA=DIR   train and evaluate on them with real data: 20 minutes (docs/real-model.md)
 #   make study DATA=DIR   the paper's claims on real data: hours; with SMALL=1 minutes (docs/study.md)
 #   make study-real DATA=DIR  the same on SmolLM2: many hours (docs/study-real-plan.md)
+#   make study-methods DATA=DIR  every loss side by side on film reviews: half an hour (docs/methods-sentiment-plan.md)
 # A CPU build of torch is used where pip is configured with one; otherwise, for example:
 #   make install PIP_FLAGS="--extra-index-url <index of CPU wheels>"
 
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 # The first interpreter of the right version that really runs.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo real demo-real study-real test check docs bench study wheel-test test-real test-alpaca test-triton test-vllm install-axolotl test-axolotl test-axolotl-newest clean
+.PHONY: help install demo real demo-real study-real study-methods test check docs bench study wheel-test test-real test-alpaca test-triton test-vllm install-axolotl test-axolotl test-axolotl-newest clean
 
 help:
 	@grep -E '^#   make' Makefile; echo "#   make check | install | docs | wheel-test | bench | study | clean"
@@ -90,6 +91,13 @@ STUDY_REAL_PARTS ?= sentiment summaries capability report
 study-real: install
 	$(BIN)/python -m study.on_smollm2 --data $(DATA) --scale $(if $(SMALL),small,full) --out $(STUDY_REAL_OUT) \
 	  --work $(STUDY_REAL_WORK) --parts $(STUDY_REAL_PARTS)
+
+# Every loss on film reviews, as docs/methods-sentiment-plan.md registered it; then the tables of docs/methods.md. Resumes.
+STUDY_METHODS_WORK ?= runs/study-methods
+study-methods: install
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m study.on_methods --data $(DATA) \
+	  --out docs/methods-sentiment.csv --work $(STUDY_METHODS_WORK)
+	$(BIN)/python benchmarks/planted.py --seeds 0 --out docs/planted.csv --methods docs/methods.md
 
 # Build the wheel and test it from another folder, without the source tree in sight.
 wheel-test: install

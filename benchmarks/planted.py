@@ -16,7 +16,9 @@ import itertools
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +46,9 @@ from sparsepo_plugin.forward.statistics.reference import IGNORE_INDEX
 from sparsepo_plugin.masks.activation import activation_mask
 from sparsepo_plugin.masks.learned import INITIALISATIONS
 from sparsepo_plugin.types import ReferenceState
+from study.on_methods import page as on_reviews
+from study.on_methods import verdicts
+from study.on_methods.plan import SIZES
 
 SAMPLES = 192
 # Samples are drawn at these steps, so that losses can be compared at equal distance from the reference.
@@ -140,6 +145,7 @@ MASK_FIELDS = {
 
 
 COSTS = Path(__file__).parents[1] / "docs" / "methods-cost.csv"
+REVIEWS = Path(__file__).parents[1] / "docs" / "methods-sentiment.csv"
 # Method: what it reads besides pairs, and which models run at a step. Guides run once, before the training.
 _DPO = "policy, reference"
 METHODS = {
@@ -354,30 +360,36 @@ def extra_models(reads: str, passes: str) -> str:
     return ", ".join(at_steps + before) or "none"
 
 
-def methods(rows: list[dict[str, str]], costs: list[dict[str, str]]) -> str:
+def methods(
+    rows: list[dict[str, str]],
+    costs: list[dict[str, str]],
+    reviews: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> str:
     """One Markdown row per method: of its settings the one that comes furthest for half a nat.
 
     Args:
       rows: of the CSV.
       costs: of methods_cost.py's; empty where it has not run.
+      reviews: two cells per method of the comparison on film reviews.
     """
     rows, key = with_shares(rows), "shift_at_0.5"
     times = {row["method"]: f"{float(row['ratio']):.2f}" for row in costs}
     lines = ["| method | reads besides pairs | extra models | a step, dpo = 1 | best setting run | seeds |"]
-    lines[0] += " shift at 0.5 nats | share of the bound |"
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    lines[0] += f" shift at 0.5 nats | share of the bound | {' | '.join(on_reviews.HEADINGS)} |"
+    lines.append("|" + " --- |" * (8 + len(on_reviews.HEADINGS)))
     for method, (reads, passes) in METHODS.items():
         extra, cost = extra_models(reads, passes), times.get(method, "")
+        there = " | ".join(reviews.get(method, ("", "")))
         by_name = {name: [row for row in rows if row["run"] == name] for name in settings_of(method)}
         reached = {name: mine for name, mine in by_name.items() if mine and all(row.get(key) for row in mine)}
         means = {name: statistics.fmean(float(row[key]) for row in mine) for name, mine in reached.items()}
         if not means:
             why = "none came so far on every seed" if any(by_name.values()) else "not run"
-            lines.append(f"| {method} | {reads} | {extra} | {cost} | {why} | | | |")
+            lines.append(f"| {method} | {reads} | {extra} | {cost} | {why} | | | | {there} |")
             continue
         best = max(means, key=means.__getitem__)
         told = (str(len(reached[best])), cell(reached[best], key), cell(reached[best], "share_at_0.5"))
-        lines.append(f"| {method} | {reads} | {extra} | {cost} | {best} | {' | '.join(told)} |")
+        lines.append(f"| {method} | {reads} | {extra} | {cost} | {best} | {' | '.join(told)} | {there} |")
     return "\n".join(lines) + "\n"
 
 
@@ -405,7 +417,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="Markdown file whose tables are rewritten")
     parser.add_argument("--methods", type=Path, help="Markdown file whose table of methods is rewritten")
     parser.add_argument("--costs", type=Path, default=COSTS, help="CSV of methods_cost.py for that table")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--reviews", type=Path, default=REVIEWS, help="CSV of study.on_methods for it")
+    parser.add_argument("--seeds", type=int, default=5, help="0: no run, the tables alone")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="rows to run; default all")
     arguments = parser.parse_args()
@@ -432,7 +445,10 @@ def main() -> None:
     if arguments.table:
         publish(arguments.table, table(rows))
     if arguments.methods:
-        publish(arguments.methods, methods(rows, load(arguments.costs)), "methods")
+        lines = verdicts.lines(verdicts.load(arguments.reviews), SIZES["full"])
+        text = methods(rows, load(arguments.costs), on_reviews.cells(lines))
+        publish(arguments.methods, text, "methods")
+        publish(arguments.methods, on_reviews.table(lines), "reviews")
 
 
 if __name__ == "__main__":

@@ -31,12 +31,14 @@ class Batch(NamedTuple):
       labels: ids on the responses, else -100, same shape.
       reference_logits: [2 * pairs, seq, vocab].
       state: what masks read of the reference.
+      token_weights: numbers of the response tokens, [2 * pairs, seq - 1]; None where the pairs have none.
     """
 
     ids: Tensor
     labels: Tensor
     reference_logits: Tensor
     state: ReferenceState
+    token_weights: Tensor | None = None
 
 
 class Prepared(NamedTuple):
@@ -48,6 +50,7 @@ class Prepared(NamedTuple):
       hidden: per block [2 * n, seq, hidden]; the last one is normalised, so that the head turns it to logits.
       activations: feature means by site, each [2 * n, seq].
       head: weight of the output layer, [vocab, hidden].
+      token_weights: as in TokenStats, [2 * n, seq - 1], or None.
     """
 
     ids: Tensor
@@ -55,10 +58,15 @@ class Prepared(NamedTuple):
     hidden: tuple[Tensor, ...]
     activations: dict[str, Tensor]
     head: Tensor
+    token_weights: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.ids) // 2
+
+    def weighed(self, numbers: Tensor | None) -> Prepared:
+        """The same pairs with these token weights (``_replace`` would ask for the length)."""
+        return Prepared(self.ids, self.labels, self.hidden, self.activations, self.head, numbers)
 
     def batch(self, pairs: Sequence[int]) -> Batch:
         """The pairs of given places, cut to their longest row."""
@@ -70,8 +78,9 @@ class Prepared(NamedTuple):
         hidden = tuple(layer[rows, :end] for layer in self.hidden)
         seen = {name: value[rows, :end] for name, value in self.activations.items()}
         ids = self.ids[rows, :end]
-        state = ReferenceState(hidden, labels[:, 1:] != IGNORE_INDEX, ids, seen)
-        return Batch(ids, labels, hidden[-1] @ self.head.T, state)
+        weights = None if self.token_weights is None else self.token_weights[rows, : end - 1]
+        state = ReferenceState(hidden, labels[:, 1:] != IGNORE_INDEX, ids, seen, weights)
+        return Batch(ids, labels, hidden[-1] @ self.head.T, state, weights)
 
 
 @torch.no_grad()

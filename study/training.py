@@ -43,9 +43,12 @@ class Run:
     def forward(self, batch: Batch) -> tuple[TokenStats, Masks, LossOutput]:
         """Statistics, masks and loss of a batch of pairs."""
         needs = self.objective.needs
-        logits = self.policy(batch.ids, use_cache=False).logits
+        output = self.policy(batch.ids, use_cache=False, output_hidden_states=needs.policy_states)
         # Without need the KL is not computed; the reference's log-probabilities cost nothing here.
-        stats = token_stats(logits, batch.reference_logits, batch.labels, with_kl=needs.token_kl)
+        stats = token_stats(output.logits, batch.reference_logits, batch.labels, with_kl=needs.token_kl)
+        stats = stats._replace(token_weights=batch.token_weights)
+        if needs.policy_states:
+            stats = stats._replace(policy_states=output.hidden_states[-1][:, :-1].detach())
         masks = self.masks(batch.state)
         return stats, masks, self.objective.evaluate(stats, masks, self.plan.beta)
 

@@ -235,6 +235,9 @@ def method_runs(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> dic
     for name in WEIGHTED:
         runs[f"llama {name}"] += ["--data.dataset", str(inputs.weighted)]
     runs["llama gentle"] = [*inputs.flags(), *twenty, "--loss", "gentle", "--gentle.strength", "0.25"]
+    for head in ("rows", "off"):
+        slow = ["--perf.prefix", "off", "--perf.head", head]
+        runs[f"head {head}"] = [*inputs.flags(), *twenty, "--loss", "otpo", *slow]
     recorded = ["--eval.dataset", str(inputs.held_out), "--sparsepo.record", "3", "--sparsepo.anchor", "0.1"]
     runs["llama sparsepo"] += recorded
     deadly = ["--sparsepo.mask_lr", "0.5", "--sparsepo.reward_l1", "1", "--train.max_epochs", "2"]

@@ -22,6 +22,7 @@ from sparsepo_plugin.adapters.trl import SparsePOTrainer
 from sparsepo_plugin.demo.language import vocabulary
 from sparsepo_plugin.demo.tiny import build_model, build_tokenizer, save_tiny
 from sparsepo_plugin.errors import RunFailedError, UserError
+from sparsepo_plugin.forward import pair_statistics
 from sparsepo_plugin.forward.statistics import slices
 from sparsepo_plugin.run_folder import lock
 from sparsepo_plugin.types import ReferenceState
@@ -49,8 +50,9 @@ def assert_same(left, right, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_path, monkeypatch):
-    asked = {"reference": 0, "states": 0, "kl": 0, "sites": 0}
+    asked = {"reference": 0, "states": 0, "kl": 0, "sites": 0, "fused": 0, "logits": 0}
     run, kl = PreferenceStep.run_reference, slices.kl
+    fused, from_logits = pair_statistics.fused_statistics, pair_statistics.statistics_at
 
     def counted_run(self, call, window):
         output = run(self, call, window)
@@ -63,14 +65,25 @@ def test_every_loss_trains_and_does_only_the_work_it_asks_for(name, tiny, tmp_pa
         asked["kl"] += 1
         return kl(*args)
 
+    def counted_fused(*args, **options):
+        asked["fused"] += 1
+        return fused(*args, **options)
+
+    def counted_logits(*args, **options):
+        asked["logits"] += 1
+        return from_logits(*args, **options)
+
     monkeypatch.setattr(PreferenceStep, "run_reference", counted_run)
     monkeypatch.setattr(slices, "kl", counted_kl)
+    monkeypatch.setattr(pair_statistics, "fused_statistics", counted_fused)
+    monkeypatch.setattr(pair_statistics, "statistics_at", counted_logits)
     trainer = tiny.trainer(tmp_path, name, beta=BETAS.get(name, 1.0), max_steps=20)
     needs = trainer.preference_objective.needs
     trainer.train()
     assert asked["reference"] == (20 if needs.reference else 0)
     assert asked["states"] == (20 if needs.hidden_states else 0)
     assert bool(asked["kl"]) == needs.token_kl
+    assert (asked["fused"], asked["logits"]) == (20, 0)
     assert asked["sites"] == (20 if needs.activations else 0)
     assert (trainer.ref_model is None) == (not needs.reference)
     found = losses(tmp_path)

@@ -49,4 +49,12 @@ def test_the_table_shows_a_cost_where_there_is_one():
     rows = [{"run": "dpo beta 0.5", "seed": "0", "shift_at_0.5": "0.7"}]
     text = planted.methods(rows, [{"method": "dpo", "ratio": "1.000"}])
     assert "| dpo | nothing | reference | 1.00 | dpo beta 0.5 | 1 |" in text
-    assert "| cdpo | nothing | reference |  | not run | | | |" in text
+    assert "| cdpo | nothing | reference |  | not run | | | |  |  |" in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+def test_the_table_shows_what_came_out_on_film_reviews():
+    rows = [{"run": "dpo beta 0.5", "seed": "0", "shift_at_0.5": "0.7"}]
+    text = planted.methods(rows, [], {"dpo": ("0.560", ""), "cdpo": ("0.555", "-0.005, cannot be told")})
+    assert "| dpo beta 0.5 | 1 | 0.70 |  | 0.560 |  |" in text
+    assert "| not run | | | | 0.555 | -0.005, cannot be told |" in text

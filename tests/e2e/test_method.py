@@ -61,29 +61,34 @@ def test_masks_differ_between_tokens_on_every_family(name, method_runs):
 def test_a_loss_gets_the_work_it_asks_for_and_no_other(loss, method_runs):
     work = method_runs[f"llama {loss}"].work
     needs = registry.get(loss).options().needs()
+    batches = 20
     if loss == "sparsepo":  # evaluated first and last: batches of 4 and 3, both models without gradients
-        assert work == {"policy": 20, "reference": 28, "hidden_states": 24, "token_kl": 24}
-        return
-    assert work["policy"] == 20
-    assert work["reference"] == 20 * needs.reference
-    assert work["hidden_states"] == 20 * needs.hidden_states
-    assert work["token_kl"] == 20 * needs.token_kl
+        batches = 24
+        assert (work["policy"], work["reference"]) == (20, 28)
+    else:
+        assert work["policy"] == batches
+        assert work["reference"] == batches * needs.reference
+    assert work["hidden_states"] == batches * needs.hidden_states
+    assert work["token_kl"] == batches * needs.token_kl
+
+
+@pytest.mark.parametrize("name", [*(f"llama {loss}" for loss in LOSSES), *MASKED])
+def test_every_loss_is_computed_through_the_fused_head(name, method_runs):
+    work = method_runs[name].work
+    assert (work["fused"], work["logits"]) == (24 if name == "llama sparsepo" else 20, 0)
+
+
+def test_without_the_fused_head_the_loss_reads_logits(method_runs):
+    """So the counts above can tell one from the other."""
+    for head in ("rows", "off"):
+        work = method_runs[f"head {head}"].work
+        assert (work["fused"], work["logits"]) == (0, 20)
 
 
 def test_dpo_and_simpo_do_the_least(method_runs):
-    assert method_runs["llama dpo"].work == {"policy": 20, "reference": 20, "hidden_states": 0, "token_kl": 0}
-    assert method_runs["llama simpo"].work == {
-        "policy": 20,
-        "reference": 0,
-        "hidden_states": 0,
-        "token_kl": 0,
-    }
-    assert method_runs["llama mapo"].work == {
-        "policy": 20,
-        "reference": 20,
-        "hidden_states": 0,
-        "token_kl": 20,
-    }
+    for loss, reference, kl in (("dpo", 20, 0), ("simpo", 0, 0), ("mapo", 20, 20)):
+        work = {"policy": 20, "reference": reference, "hidden_states": 0, "token_kl": kl}
+        assert method_runs[f"llama {loss}"].work == {**work, "fused": 20, "logits": 0}
 
 
 def test_a_loss_of_another_package_trains_with_its_options(method_runs):

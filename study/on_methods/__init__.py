@@ -1,0 +1,1 @@
+"""All losses of the package side by side on sentiment, registered in docs/methods-sentiment-plan.md."""
