@@ -1,4 +1,4 @@
-"""As train_many.py, with a datasets cache per group of runs; it prints the models that a training holds.
+"""As train_many.py, with a datasets cache per group of runs; it prints how many models a training holds.
 
 A run NAME@KIND has the cache of all runs NAME@....
 
@@ -40,7 +40,13 @@ def remembered(self, *args, **options):
 def counted(self, *args, **options):
     PLAIN[1](self, *args, **options)
     gc.collect()
-    print(f"models in memory: {len(models)}")
+    print(f"models in memory: {sum(map(holds_weights, models))}")
+
+
+def holds_weights(model: Any) -> bool:
+    """Whether any weight, or this process's part of it, takes memory."""
+    parts = (getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters())
+    return any(part.untyped_storage().nbytes() for part in parts)
 
 
 def run(argv: list[str]) -> dict[str, object]:

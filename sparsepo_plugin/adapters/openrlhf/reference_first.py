@@ -88,6 +88,7 @@ def run(strategy: Any, absent: AbsentReference, datasets: Iterable[IndexedPrefer
             reason = reference_cache.write(file, dataset.reference) if strategy.is_rank_0() else None
             strategy.print(f"{said}: computed, {reason or f'kept in {file}'}")
     if reference is not None:
+        reference.close()
         del reference
         gc.collect()  # an engine and its hooks refer to each other
         if torch.cuda.is_available():
@@ -133,6 +134,13 @@ class _Reference:
                 f"--ref.model_name_or_path"
             )
         return StoredLogps.of([whole[n] for n in range(2 * len(dataset))])
+
+    def close(self) -> None:
+        """Give the weights' memory back: DeepSpeed keeps lists of ZeRO-3's modules as long as it lives."""
+        for tensor in (*self._actor.parameters(), *self._actor.buffers()):
+            for held in (tensor, getattr(tensor, "ds_tensor", None)):
+                if held is not None:
+                    held.data = held.new_empty(0)
 
     def _dealt(self, dataset: IndexedPreferenceDataset) -> Iterator[list[int]]:
         """Micro-batches of this process, of similar lengths; every process has as many."""
