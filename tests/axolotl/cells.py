@@ -78,6 +78,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     "adam_file": {**_ADAM, "deepspeed": {"optimizer": _FILE}},
     "best": _BEST,
     "bf16": {"bf16": True},
+    "parameters_offloaded": {
+        "deepspeed": {
+            "zero_optimization": {
+                "stage": 3,
+                "stage3_param_persistence_threshold": 0,
+                "stage3_gather_16bit_weights_on_model_save": True,
+                "offload_param": {"device": "cpu"},
+                "offload_optimizer": {"device": "cpu"},
+            },
+        },
+    },
     "offloaded": {
         "deepspeed": {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
     },

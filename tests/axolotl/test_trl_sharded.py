@@ -50,6 +50,7 @@ FURTHER = [
     Cell("zero1", "full", "off", "sparsepo", "adam_file"),
     Cell("zero3", "full", "off", "sparsepo", "adam_file"),
     Cell("zero2", "full", "off", "sparsepo", "offloaded"),
+    Cell("zero3", "full", "off", "sparsepo", "parameters_offloaded"),
     Cell("zero3", "full", "off", "sparsepo", "killed"),
 ]
 BEST = [
