@@ -2,8 +2,8 @@
 
 Axolotl names to every process, and to FSDP2's mesh, the accelerator of its number, and there is none; it asks
 whether two of them reach each other, which a torch built for CUDA answers with a crash where there is no
-driver. It does not pass on that a CPU is meant, without which accelerate joins no processes there, and runs FSDP2 on
-accelerators only. Nothing else is changed.
+driver. It does not pass on that a CPU is meant, without which accelerate joins no processes there;
+FSDP2 it runs on accelerators only. Nothing else is changed.
 """
 
 from __future__ import annotations
