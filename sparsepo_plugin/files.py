@@ -18,10 +18,11 @@ _BLOCK, _BLOCKS = 1 << 20, 64
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: whoever reads it sees the old or the new content, never a part."""
-    _replace(path, text.encode())
+    write_bytes(path, text.encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """``write_text`` for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -45,7 +46,7 @@ def write(path: Path, content: bytes, mark: bytes) -> None:
     """
     check(path, mark)
     try:
-        _replace(path, content)
+        write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {_saved(path, content)}") from None
 

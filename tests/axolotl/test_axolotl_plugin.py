@@ -9,11 +9,13 @@ import sys
 import tomllib
 
 import pytest
+import torch
 import yaml
 from axolotl.cli import config as upstream
 from axolotl.integrations.base import BasePlugin, PluginManager
 from axolotl.utils.schemas.config import AxolotlInputConfig
 from axolotl_runs import CONFIGS, on_tiny_model, write
+from safetensors.torch import load_file, save_file
 from trl_runs import ROOT
 
 from sparsepo_plugin import registry
@@ -211,3 +213,18 @@ def test_upstreams_trainer_keeps_the_methods_that_ours_overrides():
 
     assert issubclass(AxolotlDPOTrainer, DPOTrainer)
     assert not {"_compute_loss", "_clip_grad_norm", "log", "evaluation_loop"} & set(vars(AxolotlDPOTrainer))
+
+
+def test_an_adapter_whose_names_lack_their_beginning_gets_it(tmp_path):
+    path, value = tmp_path / "adapter_model.safetensors", torch.arange(4.0)
+    plugin.name_as_peft(tmp_path)
+    assert not path.exists()
+    short, whole = (
+        "model.layers.0.q_proj.lora_A.weight",
+        "base_model.model.model.layers.0.q_proj.lora_A.weight",
+    )
+    for name in (short, whole):
+        save_file({name: value}, path)
+        plugin.name_as_peft(tmp_path)
+        assert list(load_file(path)) == [whole]
+        assert torch.equal(load_file(path)[whole], value)

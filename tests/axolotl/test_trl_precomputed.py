@@ -9,6 +9,7 @@ from peft import LoraConfig
 from trl_runs import SPARSE, lines, losses
 
 from sparsepo_plugin import registry
+from sparsepo_plugin.adapters import reference_logps
 from sparsepo_plugin.adapters.trl import SparsePOTrainer, precomputed
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.forward.window import response_window
@@ -16,7 +17,7 @@ from sparsepo_plugin.forward.window import response_window
 POSSIBLE = [
     name
     for name in registry.names()
-    if precomputed.possible(registry.get(name).options().needs())
+    if reference_logps.possible(registry.get(name).options().needs())
     and registry.get(name).options().needs().reference
     and not registry.get(name).options().needs().token_weights
 ]
@@ -101,6 +102,7 @@ def test_numbers_of_other_responses_are_refused():
     ids = torch.arange(10).view(2, 5)
     labels = ids.masked_fill(torch.arange(5) < 2, -100)
     window = response_window(ids, labels)
-    assert precomputed.in_window(torch.ones(2, 4).tril(2)[:, :3], window).shape == (2, 3)
+    whole, fewer = torch.ones(2, 3), torch.tensor([[1.0, 2.0, torch.nan], [1.0, 2.0, 3.0]])
+    assert reference_logps.in_window(whole, window, precomputed.NAMED).shape == (2, 3)
     with pytest.raises(UserError, match="of other responses than the batch's"):
-        precomputed.in_window(torch.tensor([[1.0, 2.0, torch.nan], [1.0, 2.0, 3.0]]), window)
+        reference_logps.in_window(fewer, window, precomputed.NAMED)

@@ -15,7 +15,10 @@ import cells
 import pytest
 import torch
 from cells import Cell
+from safetensors.torch import load_file
 from trl_runs import run
+
+from sparsepo_plugin import checkpoint
 
 COVER = [
     Cell("ddp", "full", "off", "dpo"),
@@ -47,7 +50,15 @@ FURTHER = [
     Cell("zero1", "full", "off", "sparsepo", "adam_file"),
     Cell("zero3", "full", "off", "sparsepo", "adam_file"),
     Cell("zero2", "full", "off", "sparsepo", "offloaded"),
+    Cell("zero3", "full", "off", "sparsepo", "parameters_offloaded"),
     Cell("zero3", "full", "off", "sparsepo", "killed"),
+]
+BEST = [
+    Cell("zero3", "full", "off", "sparsepo", "best"),
+    Cell("zero3", "lora", "off", "sparsepo", "best"),
+    Cell("zero2", "full", "off", "sparsepo", "best"),
+    Cell("fsdp2", "full", "off", "sparsepo", "adam_best"),
+    Cell("fsdp2", "lora", "off", "sparsepo", "adam_best"),
 ]
 HALF = [Cell(spread, "full", "on", "sparsepo", "bf16") for spread in ("zero2", "zero3")]
 WRONG = [Cell("zero2", "full", "off", "sparsepo", change) for change in ("skipped", "doubled")]
@@ -57,17 +68,23 @@ PARTS = ("losses", "gradients", "masks", "policy")
 def alone(cell: Cell) -> Cell:
     """The cell whose numbers one process gives for this one."""
     plain = "adam" if cell.change.startswith("adam") else ""
-    change = cell.change if cell.change == "adam_clipped" else plain
+    change = cell.change if cell.change in ("adam_clipped", "adam_best", "best") else plain
     return Cell("one", cell.tuned, "off", cell.loss, change)
 
 
 @pytest.fixture(scope="module")
 def out(tiny, tmp_path_factory):
-    """A launch of two processes that die, one that trains all cells, and one process for the numbers."""
+    """A launch of two processes that die, two that train all cells, and one process for the numbers."""
     folder = tmp_path_factory.mktemp("sharded")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cells"]
-    every = [*COVER, *FURTHER, *HALF, *WRONG]
-    for name, chosen in (("killed", [c for c in every if c.change == "killed"]), ("all", every)):
+    every = [*COVER, *FURTHER, *BEST, *HALF, *WRONG]
+    # In parts, so that none nears the limit of a launch on a busy machine.
+    parts = {
+        "killed": [c for c in every if c.change == "killed"],
+        "cover": COVER,
+        "rest": every[len(COVER) :],
+    }
+    for name, chosen in parts.items():
         (folder / f"{name}.json").write_text(json.dumps(chosen))
         done = run([*launcher, str(tiny.root), str(folder), str(folder / f"{name}.json")], folder)
         if name == "killed":
@@ -110,13 +127,31 @@ def test_every_two_of_the_covers_dimensions_meet():
         assert set(zip(left, right, strict=True)) == set(itertools.product(left, right))
 
 
-@pytest.mark.parametrize("cell", [*COVER, *FURTHER], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [*COVER, *FURTHER, *BEST], ids=lambda cell: cell.name)
 def test_two_processes_train_what_one_trains(out, cell):
     kinds = ("resumed",) if cell.change == "killed" else ("whole", "resumed")
     for kind in kinds:
         assert max(differences(out, cell, kind).values()) < 1e-5, kind
         ranks = [numbers(out, cell, kind, rank)["masks"] for rank in (0, 1)]
         assert all(map(torch.equal, *ranks))
+
+
+@pytest.mark.parametrize("cell", BEST, ids=lambda cell: cell.name)
+def test_the_best_checkpoint_is_what_stays_in_the_end(out, cell):
+    found = torch.load(out / f"{cell.name}-0.pt")
+    first, last = (
+        load_file(out / f"{cell.name}/whole/checkpoint-{step}" / checkpoint.WEIGHTS) for step in (1, 3)
+    )
+    for kind in ("whole", "resumed"):
+        masks = found[kind]["masks"]
+        assert all(torch.equal(masks[name], value) for name, value in first.items()), kind
+        assert any(not torch.equal(masks[name], value) for name, value in last.items()), kind
+    # The plain cell's policy is that of the third step.
+    plain = torch.load(
+        out / f"{alone(cell)._replace(change=cell.change.removesuffix('best').rstrip('_')).name}-0.pt"
+    )
+    policies = [run["whole"]["policy"] for run in (found, plain)]
+    assert max(float((policies[0][name] - value).abs().max()) for name, value in policies[1].items()) > 1e-4
 
 
 @pytest.mark.parametrize("cell", HALF, ids=lambda cell: cell.name)

@@ -101,6 +101,8 @@ SIGNATURES = {
         "model", "load_dir", "tag", "load_module_strict", "load_optimizer_states", "load_lr_scheduler_states",
         "load_module_only",
     ],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy.prepare": ["*args"],
+    "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_eval_model": ["model"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._ds_init_train_model": ["model", "cfg"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._get_model_parameters": ["model", "optim", "weight_decay"],
     "openrlhf.utils.deepspeed:DeepspeedStrategy._unwrap_model": ["model"],
@@ -197,7 +199,9 @@ SOURCE = {
     "openrlhf.cli.train_dpo:": [
         'args.ds.attn_implementation = "flash_attention_2"', "assert args.ds.packing_samples,",
         "trainer.fit(args, consumed_samples, num_update_steps_per_epoch)", "scheduler_steps=max_steps",
-        "lora_rank=args.ds.lora.rank", 'consumed_samples = states["consumed_samples"]',
+        "lora_rank=args.ds.lora.rank", "ref_model._offload = True",
+        "strategy.prepare((model, cfg), ref_model)",
+        'consumed_samples = states["consumed_samples"]',
         "load_path, states = strategy.load_ckpt(model.model, args.ckpt.path)",
     ],
     "openrlhf.models:Actor.forward": ["**mm_inputs)", "foward_attention_mask = None"],
@@ -315,7 +319,12 @@ def test_our_names_do_not_collide_with_upstreams_flags():
         "--overwrite",
     }
     own |= {"--model.dropout", "--logger.report_to", "--hub.push", "--hub.private"}
-    own |= {"--data.length_batching", "--data.upstream_end_tokens", "--data.chat_template_kwargs"}
+    own |= {
+        "--ref.precompute",
+        "--data.length_batching",
+        "--data.upstream_end_tokens",
+        "--data.chat_template_kwargs",
+    }
     assert not own & set(re.findall(r'"(--[\w.]+)"', source))
     assert not re.findall(r'"--(?:sparsepo|dpo)\.', source)
 

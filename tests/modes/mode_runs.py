@@ -142,6 +142,7 @@ def single_runs(inputs: Inputs) -> dict[str, list[str]]:
         name(HALF_MAPO, "half"): [*common, *cell_flags(HALF_MAPO)],
         "mapo-experts": mapo,
         "mapo-experts-zero-3": [*mapo, *zero(3)],
+        "reference-first": [*common, *FP32, *LOSSES["dpo"], *STEPS, "--ref.precompute"],
     }
     return {**cells, **half, **modes, **upstream, **others}
 

@@ -81,6 +81,13 @@ def test_a_modes_checkpoint_is_a_plain_model_or_adapter(processes, key, run, inp
     assert not list(run.folder.glob(".*"))
 
 
+def test_a_reference_that_ran_first_changes_no_number(one_process):
+    base, run = (one_process[key] for key in (mode_runs.name(BASES["dpo"]), "reference-first"))
+    assert run.code == 0, run.err[-3000:]
+    assert run.losses() == pytest.approx(base.losses(), abs=1e-6)
+    assert len(run.losses()) == 6
+
+
 # Runs of each row differ in a mode that must change no number.
 SAME = [
     ["zero-1", "adam-offload", "adam-offload-zero-3", "reference-offload-zero-3", "packed-zero-3",

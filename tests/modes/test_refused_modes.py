@@ -33,6 +33,7 @@ REFUSED = {
     "tensor-parallel-zero-3": ([*TENSOR, "--ds.zero_stage", "3"], 2, ["zero_stage 3", "0, 1 or 2"]),
     "tensor-parallel-lora": ([*TENSOR, "--ds.lora.rank", "4"], 2, ["--ds.lora.rank 4", "expected rank 0"]),
     "tensor-parallel-processes": (TENSOR, 3, ["got 3 processes", "a multiple of 2"]),
+    "reference-first-sparsepo": (["--ref.precompute"], 1, ["got True, expected False with --loss sparsepo"]),
     "ring-attention": (RING, 2, ["--ds.ring_attn_size 2 with --loss sparsepo", "expected 1"]),
     "ring-attention-unpacked": (RING[:2], 2, ["packing_samples must be enabled"]),
 }  # fmt: skip

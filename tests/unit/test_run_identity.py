@@ -60,6 +60,7 @@ def test_a_change_that_moves_a_number_is_refused_by_the_options_name(changed, re
     [
         ["--train.micro_batch_size", "2"], ["--ckpt.save_steps", "7"], ["--ckpt.output_dir", "elsewhere"],
         ["--eval.steps", "3"], ["--eval.at_start"], ["--logger.logging_steps", "5"], ["--ref.offload"],
+        ["--ref.precompute"],
         ["--data.length_batching"], ["--perf.head", "off"], ["--sparsepo.record", "5"],
         ["--model.gradient_checkpointing_enable"], ["--ds.attn_implementation", "eager"],
     ],

@@ -114,6 +114,7 @@ class SparsePOPlugin(BasePlugin):
             self._trainer.mask_training.save(cfg.output_dir)
             if hasattr(self._trainer.model, "peft_config"):
                 drop_unmerged_weights(Path(cfg.output_dir))
+                name_as_peft(Path(cfg.output_dir))
             else:
                 checkpoint.remove_adapter(Path(cfg.output_dir))
 
@@ -153,6 +154,26 @@ def drop_unmerged_weights(folder: Path) -> None:
     if any(".base_layer." in name for name in names):
         for path in (*weights, folder / "model.safetensors.index.json"):
             path.unlink(missing_ok=True)
+
+
+_PREFIX = "base_model.model."
+
+
+def name_as_peft(folder: Path) -> None:
+    """Give an adapter's weights the names that PEFT reads.
+
+    Under FSDP2 Axolotl 0.19 leaves off what they begin with. PEFT passes such names by, with a warning: the
+    adapter would load and do nothing.
+    """
+    from safetensors.torch import load_file, save
+
+    from sparsepo_plugin import files
+
+    path = folder / "adapter_model.safetensors"
+    state = load_file(path) if path.is_file() else {}
+    if state and not any(name.startswith(_PREFIX) for name in state):
+        named = {_PREFIX + name: value for name, value in state.items()}
+        files.write_bytes(path, save(named, {"format": "pt"}))
 
 
 def _require_packages() -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from sparsepo_plugin import registry
+from sparsepo_plugin.adapters import reference_logps
 from sparsepo_plugin.adapters.axolotl.keys import looks_ours
 from sparsepo_plugin.adapters.trl.arguments import build_options
-from sparsepo_plugin.adapters.trl.refusals import REASONS, check_optimizer, check_precomputing
+from sparsepo_plugin.adapters.trl.refusals import REASONS, check_optimizer
 from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
 
@@ -85,7 +86,7 @@ def check(cfg: Any, trainer: str) -> str:
         if cfg.get(name) and int(cfg[name]) > 1:
             raise UserError(f"{name}: got {cfg[name]}, expected 1: {_SHARDED}; drop {name}")
     if cfg.get("precompute_ref_log_probs"):
-        check_precomputing(options, f"preference_loss {chosen}")
+        reference_logps.check(options.needs(), "precompute_ref_log_probs", f"preference_loss {chosen}")
     if options.learned:
         _check_optimizer(cfg)
     return f"{loss.name}, {options}"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from openrlhf.datasets import RewardDataset
 
+from sparsepo_plugin.adapters.openrlhf.reference_cache import StoredLogps
 from sparsepo_plugin.adapters.openrlhf.rows import prepared_rows
 
 
@@ -67,10 +68,13 @@ class IndexedPreferenceDataset(RewardDataset):
     Attributes:
       account: what became of the rows of the data.
       sizes: tokens of every pair, those of the prompt counted once; None without --data.length_batching.
+      reference: the reference's log-probabilities, where they were computed before the training.
 
     Raises:
       UserError: the rows cannot be trained on.
     """
+
+    reference: StoredLogps | None = None
 
     def __init__(
         self,
@@ -94,7 +98,11 @@ class IndexedPreferenceDataset(RewardDataset):
             strategy.print(line)
 
     def _sizes(self) -> list[int]:
-        return [len(row["chosen"]) + len(row["rejected"]) - row["chosen_start"] for row in self.pairs]
+        return [_tokens(row) for row in self.pairs]
+
+    def tokens(self, index: int) -> int:
+        """Tokens of a pair, those of the prompt counted once."""
+        return _tokens(self.pairs[int(index)])
 
     def __len__(self) -> int:
         """Pairs kept."""
@@ -118,3 +126,7 @@ class IndexedPreferenceDataset(RewardDataset):
         """Upstream's batch; the lengths know both sides."""
         *tensors, lengths = super().collate_fn(item_list)
         return (*tensors, PromptLengths(lengths))
+
+
+def _tokens(row: dict[str, Any]) -> int:
+    return len(row["chosen"]) + len(row["rejected"]) - int(row["chosen_start"])

@@ -43,10 +43,13 @@ def run(argv: Sequence[str]) -> None:
     quiet.silence_bars()
     import openrlhf.cli.train_dpo as upstream
 
+    from sparsepo_plugin.adapters.openrlhf import reference_first
+
     replaced = _replacements(objective, checkpoint_record(parsed.arguments, objective))
     replaced["blending_datasets"] = functools.partial(_blended, upstream.blending_datasets)
     build = build_actor if parsed.arguments.model.dropout else build_steady
-    replaced["Actor"] = functools.partial(build, upstream.Actor)
+    actor = functools.partial(build, upstream.Actor)
+    replaced["Actor"] = reference_first.leaving_out(actor) if parsed.arguments.ref.precompute else actor
     # One process locks for all: the others end with it where it is refused.
     targets = places.folders(parsed.arguments)[: 2 if places.saves(parsed.arguments) else 1]
     with lock.held(targets if os.environ.get("RANK", "0") == "0" else ()):

@@ -30,6 +30,8 @@ def check_modes(
         raise UserError(f"--ds.zero_stage: got {arguments.ds.zero_stage}, expected 0, 1, 2 or 3")
     if arguments.data.length_batching and chosen is None:
         raise UserError("--data.length_batching: got upstream's own loss, expected --loss NAME, such as dpo")
+    if arguments.ref.precompute and chosen is None:
+        raise UserError("--ref.precompute: got upstream's own loss, expected --loss NAME, such as dpo")
     if not elsewhere:
         _check_attention(arguments.ds)
     _check_ring_attention(arguments.ds, chosen, elsewhere)

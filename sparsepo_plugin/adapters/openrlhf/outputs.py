@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sparsepo_plugin.adapters import prefix
 from sparsepo_plugin.adapters.prefix import SharedRows
@@ -73,6 +74,20 @@ def make_shared_batch(
     window, indices = rows.window, dataset_indices(prompt_lengths)
     weights = token_weights(window, prompt_lengths)
     return Batch(rows.token_ids, rows.attention_mask, window, prompts, indices, rows, weights)
+
+
+def make_padded_batch(
+    chosen: tuple[Tensor, Tensor],
+    rejected: tuple[Tensor, Tensor],
+    prompt_lengths: list[int],
+    *,
+    packed: bool,
+) -> Batch:
+    """Lay pairs out in two rows each; arguments as ``make_shared_batch``, packed by the model itself."""
+    width = max(chosen[0].shape[1], rejected[0].shape[1])
+    sides = zip(chosen, rejected)
+    ids, attention = (torch.cat([pad(part, (0, width - part.shape[1])) for part in both]) for both in sides)
+    return make_batch(ids, attention, prompt_lengths * 2, packed=packed)
 
 
 def dataset_indices(prompt_lengths: Sequence[int]) -> list[int]:

@@ -89,7 +89,12 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: what chosen and rejected begin with runs once, where the model allows it",
     )
-    # Not in the group either: it has a --no- form.
+    # Not in the group either: they have --no- forms.
+    parser.add_argument(
+        "--ref.precompute",
+        action="store_true",
+        help="run the reference over the data before the training, and hold none during it",
+    )
     parser.add_argument(
         "--data.length_batching", action="store_true", help="micro-batches of pairs of similar length"
     )

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from sparsepo_plugin.adapters import model_checks
+from sparsepo_plugin.adapters import model_checks, reference_logps
 from sparsepo_plugin.adapters.openrlhf import (
     checkpoints,
     data_check,
@@ -39,7 +39,7 @@ class Examined(NamedTuple):
       objective: of the chosen loss, or None for upstream's own.
       tokenizer: the policy's.
       policy: the policy without its numbers.
-      reference: the same of the reference, or None where the loss needs none.
+      reference: the same of the reference, or None where the training needs none.
       data: prepared rows by flag.
       notes: what a user should know, a sentence each.
     """
@@ -100,6 +100,8 @@ def examine(
         notes += options.lines(parsed.loss.name, parsed.options)
         objective = ConfiguredLoss(parsed.loss, options, reference_shape(configs[1]))
         _check_shape(objective, arguments.train.seed)
+        if arguments.ref.precompute:
+            reference_logps.check(objective.needs, "--ref.precompute", f"--loss {chosen}")
     tokenizer = _load_tokenizer(arguments)
     import_openrlhf()  # first: it keeps what transformers imports next from warning of its own
     option_ranges.check_scheduler(arguments)
@@ -113,7 +115,7 @@ def examine(
     _check_resume(arguments)  # last: checkpoints remember what was found out above
     if check_places and os.environ.get("RANK", "0") == "0":
         places.check_same_run(arguments)
-    judged = objective is None or objective.needs.reference
+    judged = (objective is None or objective.needs.reference) and not arguments.ref.precompute
     return Examined(objective, tokenizer, policy, reference if judged else None, data, notes)
 
 

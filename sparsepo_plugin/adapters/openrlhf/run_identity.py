@@ -23,7 +23,8 @@ from sparsepo_plugin.files import digest
 FREE = frozenset(
     {
         *("config", "local_rank", "use_ms", "train.micro_batch_size", "train.full_determinism_enable"),
-        *("data.dataloader_num_workers", "data.length_batching", "model.trust_remote_code", "ref.offload"),
+        *("data.dataloader_num_workers", "data.length_batching", "model.trust_remote_code"),
+        *("ref.offload", "ref.precompute"),
         *("model.gradient_checkpointing_enable", "model.gradient_checkpointing_reentrant"),
         *("ds.adam_offload", "ds.attn_implementation", "ds.deepcompile", "ds.experts_implementation"),
         *("ds.overlap_comm", "ds.packing_samples", "ds.use_liger_kernel", "ds.use_universal_ckpt", "ds.zpg"),

@@ -12,9 +12,10 @@ from torch import nn
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.adapters import mask_parameters
-from sparsepo_plugin.adapters.openrlhf import muon
+from sparsepo_plugin.adapters.openrlhf import muon, reference_first
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.keeping import PortableStrategy
+from sparsepo_plugin.adapters.openrlhf.reference_first import AbsentReference
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.patched import patched
 
@@ -32,6 +33,22 @@ class PreferenceStrategy(PortableStrategy):
         self.objective = objective
         self._grad_norm = 0.0
         self._masks_to_write: dict[str, torch.Tensor] | None = None
+        self._datasets: list[Any] = []
+
+    def setup_dataloader(self, replay_buffer: Any, *args: Any, **options: Any) -> Any:
+        """Upstream's; the data sets are remembered for --ref.precompute."""
+        self._datasets.append(replay_buffer)
+        return super().setup_dataloader(replay_buffer, *args, **options)
+
+    def prepare(self, *models: Any) -> Any:
+        """Upstream's engines; a reference that is absent in the training runs before there are any."""
+        absent = models[-1]
+        if isinstance(absent, AbsentReference) and self.objective.needs.reference:
+            reference_first.run(self, absent, self._datasets)
+        return super().prepare(*models)
+
+    def _ds_init_eval_model(self, model: Any) -> Any:
+        return model if isinstance(model, AbsentReference) else super()._ds_init_eval_model(model)
 
     def _ds_init_train_model(self, model: Any, cfg: dict[str, Any]) -> Any:
         masks = self.objective.build_masks(self.seed)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsepo_plugin import config, metrics
-from sparsepo_plugin.adapters import prefix
+from sparsepo_plugin.adapters import prefix, reference_logps
 from sparsepo_plugin.adapters.openrlhf import reporting
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.data_order import OrderedTrainer
 from sparsepo_plugin.adapters.openrlhf.outputs import Batch, BatchOutput, make_batch, make_shared_batch
+from sparsepo_plugin.adapters.openrlhf.reference_first import AbsentReference
 from sparsepo_plugin.adapters.openrlhf.sharding import DeepSpeedSharding
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, not_finite
 from sparsepo_plugin.configured_loss import ConfiguredLoss
@@ -38,7 +39,8 @@ class PreferenceTrainer(OrderedTrainer):
         self.objective = objective
         self.loss_fn = self._preference_loss
         policy = self.strategy._unwrap_model(self.model)
-        reference = self.strategy._unwrap_model(self.ref_model)
+        self._reference_absent = isinstance(self.ref_model, AbsentReference)
+        reference = policy if self._reference_absent else self.strategy._unwrap_model(self.ref_model)
         learned = getattr(policy, MASK_MODULE, None)
         self.mask_source: nn.Module = (
             learned if learned is not None else objective.build_masks(self.strategy.seed)
@@ -98,6 +100,8 @@ class PreferenceTrainer(OrderedTrainer):
           BatchOutput (None for a reference nobody needs), None, auxiliary loss, NLL of the chosen responses.
         """
         is_reference = model is self.ref_model
+        if is_reference and self._reference_absent:
+            return None, None, 0, 0
         if not self._evaluating:
             # Saved after the data loader drew for the run: it has drawn again by now.
             self.strategy.restore_random_state()
@@ -123,7 +127,8 @@ class PreferenceTrainer(OrderedTrainer):
         if self.args.perf.prefix == "off":
             return False
         reason, balancing = None, self.args.model.aux_loss_coef > 1e-8
-        models = [self.model, self.ref_model] if self.objective.needs.reference else [self.model]
+        runs = self.objective.needs.reference and not self._reference_absent
+        models = [self.model, self.ref_model] if runs else [self.model]
         for model in models:
             if reason is None:
                 training = model is self.model
@@ -131,7 +136,7 @@ class PreferenceTrainer(OrderedTrainer):
         if reason is None:
             self._one_row = self.packing_samples or prefix.packs(*models)
             return True
-        for model in (self.model, self.ref_model):
+        for model in models:
             prefix.detach(model)
         self.strategy.print(f"chosen and rejected do not share their prefix: {reason}")
         return False
@@ -163,6 +168,7 @@ class PreferenceTrainer(OrderedTrainer):
             self.beta,
             evaluating=self._evaluating,
             token_weights=batch.weights if self.objective.needs.token_weights else None,
+            reference_logps=self._stored_logps(batch),
         )
         self._require_finite(result, batch.indices)
         kept = self._counted(batch.indices) if self._evaluating else None
@@ -171,6 +177,15 @@ class PreferenceTrainer(OrderedTrainer):
         if self._evaluating:
             self._tokens.add(batch.indices, batch.window.token_ids, result.stats, result.masks, batch.prompts)
         return result.loss, result.output.chosen_rewards, result.output.rejected_rewards
+
+    def _stored_logps(self, batch: Batch) -> Tensor | None:
+        """The reference's log-probabilities, where they were computed before the training."""
+        loader = self.eval_dataloader if self._evaluating else self.train_dataloader
+        stored = loader.dataset.reference
+        if stored is None:
+            return None
+        rows = stored.rows(batch.indices).to(batch.window.labels.device)
+        return reference_logps.in_window(rows, batch.window, "--ref.precompute")
 
     def _counted(self, indices: list[int]) -> list[bool]:
         """Pairs that enter an evaluation: all, but for copies that pad its set to the processes."""

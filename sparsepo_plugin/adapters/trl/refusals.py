@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sparsepo_plugin.adapters.trl import precomputed
+from sparsepo_plugin.adapters import reference_logps
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.options import LossOptions
 
 # They step inside the backward pass and hide the rate that the mask module's own optimizer follows.
 IN_BACKWARD = ("lomo", "layerwise")
@@ -80,7 +79,8 @@ def check_for(args: Any, objective: ConfiguredLoss) -> None:
       UserError: as ``check``.
     """
     if args.precompute_ref_log_probs:
-        check_precomputing(objective.options, f"preference_loss {args.preference_loss}")
+        chosen = f"preference_loss {args.preference_loss}"
+        reference_logps.check(objective.needs, "precompute_ref_log_probs", chosen)
     if objective.options.learned:
         check_optimizer(args)
         if args.sync_ref_model:
@@ -88,20 +88,6 @@ def check_for(args: Any, objective: ConfiguredLoss) -> None:
                 f"sync_ref_model: got True, expected False with preference_loss {args.preference_loss}: "
                 f"its mask module is trained and saved for one fixed reference; drop sync_ref_model"
             )
-
-
-def check_precomputing(options: LossOptions, chosen: str) -> None:
-    """Refuse log-probabilities computed before the training where they are not enough.
-
-    Raises:
-      UserError: the loss or its masks read more of the reference.
-    """
-    if not precomputed.possible(options.needs()):
-        raise UserError(
-            f"precompute_ref_log_probs: got True, expected False with {chosen}: it reads more of the "
-            f"reference than log-probabilities (KL, hidden states or activations), too large to store; "
-            f"drop precompute_ref_log_probs"
-        )
 
 
 def check_resuming(args: Any) -> None:

@@ -16,7 +16,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from sparsepo_plugin import registry
-from sparsepo_plugin.adapters import dropout, model_checks
+from sparsepo_plugin.adapters import dropout, model_checks, reference_logps
 from sparsepo_plugin.adapters.pairs.weights import COLUMNS
 from sparsepo_plugin.adapters.process_exit import leave_group_at_exit
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, not_finite
@@ -127,7 +127,7 @@ class PreferenceMixin(MaskHooks):
             output = self._precomputing.read(
                 lambda **asked: model(**passed, use_cache=False, **asked), window
             )
-        return precomputed.rows_of(output, self._precomputed_width).chunk(2)
+        return reference_logps.rows_of(output, self._precomputed_width).chunk(2)
 
     def _build_step(self) -> PreferenceStep:
         unwrap = self.accelerator.unwrap_model
@@ -177,7 +177,8 @@ class PreferenceMixin(MaskHooks):
         weights = numbers_in(window, inputs[WEIGHTS].tolist()) if WEIGHTS in inputs else None
         stored = None
         if self.args.precompute_ref_log_probs and self.preference_objective.needs.reference:
-            stored = precomputed.in_window(torch.cat([inputs[name] for name in precomputed.COLUMNS]), window)
+            rows = torch.cat([inputs[name] for name in precomputed.COLUMNS])
+            stored = reference_logps.in_window(rows, window, precomputed.NAMED)
         result = step.evaluate(
             policy, reference, self.beta, evaluating=not training, token_weights=weights,
             reference_logps=stored,
