@@ -68,8 +68,8 @@ class BertScore(Scorer):
         graded: dict[int, ScoredExample] = {}
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
-            found = machine.embed([t for place in part for t in (others[place], *cases[place].summaries)])
-            graded |= {place: _grade(cases[place], others[place], found) for place in part}
+            vectors = machine.embed([t for place in part for t in (others[place], *cases[place].summaries)])
+            graded |= {place: _grade(cases[place], others[place], vectors) for place in part}
         return [graded[place] for place in range(len(cases))]
 
 

@@ -61,14 +61,14 @@ class PortableStrategy(AnyDevice, OrderedLoading):
 
         It is chosen before the weights are gathered, in which all processes take part.
         """
-        found: list[Any] = [(folder, None)]
+        shared: list[Any] = [(folder, None)]
         if self.is_rank_0():
             raw = self._unwrap_model(model)
             size = saving.size_of(raw, adapter=hasattr(raw, "peft_config"))
             if (reason := saving.obstacle(folder, size)) and (other := saving.elsewhere(size)):
-                found = [(other, reason)]
-        dist.broadcast_object_list(found, src=0)
-        place: tuple[Path, str | None] = found[0]
+                shared = [(other, reason)]
+        dist.broadcast_object_list(shared, src=0)
+        place: tuple[Path, str | None] = shared[0]
         return place
 
     def save_ckpt(
