@@ -136,9 +136,9 @@ def _auc(values: Floats, truth: Floats, weights: Floats) -> Floats:
 
 def _ranks(values: Floats, weights: Floats) -> Floats:
     """Mid-ranks of rows that stand there `weights` times, [draws, rows]."""
-    _, place = np.unique(values, return_inverse=True)
+    _, rank = np.unique(values, return_inverse=True)
     _, (sizes,) = _grouped(values, weights)
-    ranks: Floats = (np.cumsum(sizes, axis=1) - sizes + (sizes + 1) / 2)[:, place]
+    ranks: Floats = (np.cumsum(sizes, axis=1) - sizes + (sizes + 1) / 2)[:, rank]
     return ranks
 
 

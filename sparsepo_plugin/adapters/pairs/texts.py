@@ -166,14 +166,14 @@ def _spans_in(whole: str, begin: int, turn: str, given: Any, name: str, content:
     if not spans:
         return []
     words = turn.strip()  # templates strip responses
-    place = whole.find(words, begin) if begin else whole.rfind(words)
-    if place < 0:
+    start = whole.find(words, begin) if begin else whole.rfind(words)
+    if start < 0:
         raise UnusableRowError(
             f"{name}: the chat template does not write the response as it is, so that {COLUMNS[name]} has no "
             f"place in it"
         )
     gone = len(content) - len(turn.lstrip())
-    return moved(spans, place - gone, place, place + len(words))
+    return moved(spans, start - gone, start, start + len(words))
 
 
 def _says_something(turn: Turn) -> bool:

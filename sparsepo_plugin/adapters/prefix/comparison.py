@@ -61,13 +61,13 @@ def probe(
       None if shared rows give the model's numbers, else the reason in one line.
     """
     lm = language_model(model)
-    place = next(lm.parameters()).device if device is None else device
+    device = next(lm.parameters()).device if device is None else device
     kernel = kernel or kernel_for(lm)
     modes = {module: module.training for module in lm.modules()}
     lm.eval()
     try:
         with torch.no_grad():
-            pairs = _pairs(lm.config, place, _SHORT if kernel == FLEX else 0)
+            pairs = _pairs(lm.config, device, _SHORT if kernel == FLEX else 0)
             reason = _compare(model, pairs, kernel, training)
     finally:
         detach(model)
@@ -76,7 +76,7 @@ def probe(
         if kernel == FLEX:
             # What was compiled for the probe's rows would count as graphs of training.
             torch.compiler.reset()
-    return _agreed(reason, place)
+    return _agreed(reason, device)
 
 
 def _compare(model: nn.Module, pairs: _Pairs, kernel: str, training: bool) -> str | None:
