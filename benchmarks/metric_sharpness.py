@@ -9,6 +9,7 @@ at which a change as large is seen with probability 0.8 at a one-sided level of 
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from scipy import stats
 
 from eval_harness.run.folder import read_items
 from eval_harness.stats.clustered import clustered_mean, clusters_of
-from eval_harness.stats.likelihood import GOLD, gold_scores, items_to_detect
+from eval_harness.stats.likelihood import GOLD, gold_scores
+from eval_harness.stats.power import POWER
 
 ALPHA = 0.05
 
@@ -28,6 +30,29 @@ def metrics_of(item):
     scores = {name: value for name, value in item.metrics.items() if name not in GOLD}
     scores |= {"log-likelihood": log_likelihood, "log-likelihood per byte": log_likelihood / size}
     return scores | gold_scores(item.outputs, item.choices, gold)
+
+
+def items_to_detect(differences, clusters, alpha):
+    """Items at which a change as large as the measured one is seen with probability 0.8; free of units.
+
+    Equation: n ((z_{1-alpha} + z_power) SE / mean)^2, so accuracy and log-likelihood of the same two runs
+    can be compared: the metric that needs fewer items is the sharper one.
+
+    Args:
+      differences: candidate minus baseline in the metric's own unit, [items].
+      clusters: equal for items that may depend on each other, at least two.
+      alpha: one-sided level.
+
+    Raises:
+      ValueError: no difference on average, or a single cluster.
+    """
+    estimate = clustered_mean(differences, clusters_of(clusters))
+    if estimate.mean == 0 or math.isnan(estimate.stderr):
+        raise ValueError(
+            f"got a mean difference of {estimate.mean:g}, expected one that is not 0, and clusters"
+        )
+    reach = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(POWER))
+    return max(1, math.ceil(len(differences) * (reach * estimate.stderr / estimate.mean) ** 2))
 
 
 def rows(run, baseline):

@@ -10,7 +10,6 @@ from eval_harness.files.configs import (
     AsTuple,
     Config,
     Text,
-    config_names,
     parse_config,
     read_config,
 )
@@ -93,11 +92,6 @@ class _File(Config):
     margin: Margin = MARGIN
     discordance: Discordance = None
     gates: dict[Text, Any]
-
-
-def gate_names() -> list[str]:
-    """Names of the shipped gates files."""
-    return config_names("gates")
 
 
 def load_gates(name: str) -> GateFile:

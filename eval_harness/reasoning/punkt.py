@@ -16,12 +16,12 @@ def find_punkt() -> str | None:
     import nltk  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     try:
-        found = nltk.data.find("tokenizers/punkt_tab/english/")
+        folder = nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:
         return None
     # An earlier run of this process, or NLTK_DATA, may have put a stand-in on the path: it must not pass for
     # real.
-    return "standin" if (Path(str(found)) / _MARK).is_file() else "real"
+    return "standin" if (Path(str(folder)) / _MARK).is_file() else "real"
 
 
 def install_standin(folder: Path) -> None:

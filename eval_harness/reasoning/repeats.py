@@ -30,7 +30,7 @@ def check_repeats(preset: ReasoningPreset, tasks: dict[str, Any], settings: Sett
 
 def graded(task: Any, samples: list[dict[str, Any]]) -> dict[int, dict[str, list[float]]]:
     """Every metric of every repeat: document -> `metric,filter` -> values in the order of the answers."""
-    found: dict[int, dict[str, list[float]]] = {}
+    scores: dict[int, dict[str, list[float]]] = {}
     first = {int(sample["doc_id"]): sample for sample in samples}
     for number, sample in first.items():
         for answer in sample["resps"][0]:
@@ -40,9 +40,9 @@ def graded(task: Any, samples: list[dict[str, Any]]) -> dict[int, dict[str, list
                 ensemble.apply([instance])
                 values = task.process_results(sample["doc"], [instance.filtered_resps[ensemble.name]])
                 for metric, value in values.items():
-                    kept = found.setdefault(number, {}).setdefault(f"{metric},{ensemble.name}", [])
+                    kept = scores.setdefault(number, {}).setdefault(f"{metric},{ensemble.name}", [])
                     kept.append(float(value))
-    return found
+    return scores
 
 
 def with_repeats(

@@ -148,14 +148,14 @@ class ReasoningPlan:
 
     def documents(self) -> list[tuple[str, int, str]]:
         """Task, number and cluster of every document, before any is measured."""
-        found = []
+        notes = []
         for name, group in self.job.preset.tasks().items():
             docs = self.loaded.tasks[name].eval_docs
-            found += [
+            notes += [
                 (name, number, cluster_key(group.cluster, docs[number]))
                 for number in self.loaded.documents(name)
             ]
-        return found
+        return notes
 
     def part(self, chosen: Mapping[str, Sequence[int]]) -> "ReasoningPlan":
         """The plan for some of the documents, under the prompts of the whole."""

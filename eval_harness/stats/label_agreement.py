@@ -90,13 +90,13 @@ def agreement(
     )
 
 
-def _interval(found: Floats) -> Interval:
+def _interval(estimates: Floats) -> Interval:
     """The first entry is the sample itself, the others are draws."""
-    draws = found[1:][np.isfinite(found[1:])]
-    if not len(draws) or not np.isfinite(found[0]):
-        return Interval(float(found[0]), float("nan"), float("nan"))
+    draws = estimates[1:][np.isfinite(estimates[1:])]
+    if not len(draws) or not np.isfinite(estimates[0]):
+        return Interval(float(estimates[0]), float("nan"), float("nan"))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(found[0]), float(low), float(high))
+    return Interval(float(estimates[0]), float(low), float(high))
 
 
 def _balanced(predicted: Floats, truth: Floats, weights: Floats) -> Floats:
@@ -104,8 +104,8 @@ def _balanced(predicted: Floats, truth: Floats, weights: Floats) -> Floats:
     right = (predicted == truth).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         good, bad = ((weights @ (right * side)) / (weights @ side) for side in (truth, 1 - truth))
-    found: Floats = (good + bad) / 2
-    return found
+    balanced: Floats = (good + bad) / 2
+    return balanced
 
 
 def _grouped(values: Floats, *columns: Floats) -> tuple[Floats, list[Floats]]:
@@ -130,15 +130,15 @@ def _auc(values: Floats, truth: Floats, weights: Floats) -> Floats:
     _, (good, bad) = _grouped(values, weights * truth, weights * (1 - truth))
     below = np.cumsum(bad, axis=1) - bad
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = (good * (below + bad / 2)).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
-    return found
+        auc: Floats = (good * (below + bad / 2)).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
+    return auc
 
 
 def _ranks(values: Floats, weights: Floats) -> Floats:
     """Mid-ranks of rows that stand there `weights` times, [draws, rows]."""
-    _, place = np.unique(values, return_inverse=True)
+    _, rank = np.unique(values, return_inverse=True)
     _, (sizes,) = _grouped(values, weights)
-    ranks: Floats = (np.cumsum(sizes, axis=1) - sizes + (sizes + 1) / 2)[:, place]
+    ranks: Floats = (np.cumsum(sizes, axis=1) - sizes + (sizes + 1) / 2)[:, rank]
     return ranks
 
 
@@ -148,7 +148,7 @@ def _spearman(values: Floats, human: Floats, weights: Floats) -> Floats:
     first, second = _ranks(values, weights), _ranks(human, weights)
     first, second = (r - (weights * r).sum(axis=1, keepdims=True) / total for r in (first, second))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = (weights * first * second).sum(axis=1) / np.sqrt(
+        correlation: Floats = (weights * first * second).sum(axis=1) / np.sqrt(
             (weights * first**2).sum(axis=1) * (weights * second**2).sum(axis=1)
         )
-    return found
+    return correlation

@@ -113,11 +113,11 @@ def margin_for_power(
     return 1.0
 
 
-def items_to_decide(found: Paired, margin: float, alpha: float, tests: int) -> int:
+def items_to_decide(measured: Paired, margin: float, alpha: float, tests: int) -> int:
     """Observations at which the gate would decide with probability 0.8, if all stays as measured.
 
     Args:
-      found: an undecided comparison.
+      measured: an undecided comparison.
       margin: of the gate.
       alpha: one-sided level.
       tests: number of tests among which Holm shares alpha.
@@ -125,17 +125,21 @@ def items_to_decide(found: Paired, margin: float, alpha: float, tests: int) -> i
     Returns:
       The smaller of the numbers for KEPT and for REGRESSED; one of the two always exists.
     """
-    lost, gained, sd1 = found.lost / found.n, found.gained / found.n, math.sqrt(found.variance)
-    graded = found.method == TILTING
+    lost, gained, sd1 = measured.lost / measured.n, measured.gained / measured.n, math.sqrt(measured.variance)
+    graded = measured.method == TILTING
     # Whole clusters that nobody saw fall count as one item each.
-    whole = found.n / found.effective if found.effective and (graded or found.method == SIGN_FLIP) else 0.0
+    whole = (
+        measured.n / measured.effective
+        if measured.effective and (graded or measured.method == SIGN_FLIP)
+        else 0.0
+    )
     needed = []
-    if found.difference > -margin:
+    if measured.difference > -margin:
         sd0 = sd1 if graded else math.sqrt(null_variance(lost, gained, -margin))
-        needed.append(_items(sd0, sd1, found.difference + margin, alpha, found.design_effect, whole))
-    if found.difference < 0:
+        needed.append(_items(sd0, sd1, measured.difference + margin, alpha, measured.design_effect, whole))
+    if measured.difference < 0:
         sd0, whole = (sd1, whole) if graded else (math.sqrt(lost + gained), 0.0)
-        needed.append(_items(sd0, sd1, -found.difference, alpha / tests, found.design_effect, whole))
+        needed.append(_items(sd0, sd1, -measured.difference, alpha / tests, measured.design_effect, whole))
     return min(needed)
 
 

@@ -1,4 +1,4 @@
-"""Several samples of every item: what to compare, pass@k, and what repeats are worth.
+"""Several samples of every item: pass@k, and what repeats are worth.
 
 Two models that answer every item k times are compared by (item, repeat), in clusters of an item: that is
 mean@k. pass@k is one number per item and model, compared by item.
@@ -6,54 +6,11 @@ mean@k. pass@k is one number per item and model, compared by item.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval_harness.stats.clustered import Floats
-
-
-class Observations(NamedTuple):
-    """Arguments of `paired`: scores of both models, and clusters; [observations] each."""
-
-    candidate: list[float]
-    baseline: list[float]
-    clusters: list[int]
-
-
-def mean_at_k(candidate: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> Observations:
-    """One observation per (item, repeat), in clusters of an item; all repeats weigh alike.
-
-    Args:
-      candidate: scores in [0, 1], [items][repeats]; items may differ in their number.
-      baseline: as many repeats of each item.
-
-    Raises:
-      ValueError: items or repeats that differ in number, or an item without one.
-    """
-    _check(candidate, baseline, [len(scores) for scores in baseline])
-    numbers = [item for item, scores in enumerate(candidate) for _ in scores]
-    flat = [[float(score) for scores in side for score in scores] for side in (candidate, baseline)]
-    return Observations(flat[0], flat[1], numbers)
-
-
-def pass_at_k(
-    candidate: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], k: int
-) -> Observations:
-    """One observation per item: the unbiased estimate of P(at least one of k samples is right).
-
-    Args:
-      candidate: 0 or 1, [items][samples], at least k samples of each item.
-      baseline: as many items; the number of samples may differ.
-      k: at least 1.
-
-    Raises:
-      ValueError: another number of items, fewer samples than k, a score that is neither 0 nor 1.
-    """
-    _check(candidate, baseline, None)
-    sides = [[unbiased_pass(scores, k) for scores in side] for side in (candidate, baseline)]
-    return Observations(sides[0], sides[1], list(range(len(candidate))))
 
 
 def pass_metrics(scores: Sequence[float]) -> dict[int, float]:
@@ -76,16 +33,6 @@ def unbiased_pass(scores: Sequence[float], k: int) -> float:
         raise ValueError(f"got {sorted(set(scores))}, expected right (1) or wrong (0)")
     right = sum(score == 1 for score in scores)
     return 1.0 - math.comb(len(scores) - right, k) / math.comb(len(scores), k)
-
-
-def _check(
-    candidate: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], repeats: list[int] | None
-) -> None:
-    if len(candidate) != len(baseline) or not candidate:
-        raise ValueError(f"got {len(candidate)} and {len(baseline)} items, expected as many, at least one")
-    counts = [len(scores) for scores in candidate]
-    if 0 in counts or (repeats is not None and counts != repeats):
-        raise ValueError("got items with another number of repeats on either side, or none, expected as many")
 
 
 def repeat_correlation(differences: NDArray[np.float64]) -> float:

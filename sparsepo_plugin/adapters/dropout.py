@@ -30,16 +30,16 @@ def switch_off(model: Any, *, configuration: bool = True) -> str | None:
     Returns:
       What was on, such as "attn_pdrop 0.1, resid_pdrop 0.1"; None where nothing was.
     """
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for path, module in model.named_modules():
         if "lora_dropout" in path:
             continue
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            found[path.rpartition(".")[2]] = module.p
+            rates[path.rpartition(".")[2]] = module.p
             module.p = 0.0
         for name, value in _rates(vars(module)):
             if name != "p":
-                found[name] = value
+                rates[name] = value
                 setattr(module, name, 0.0)
     if configuration:
         numbers = _rates(vars(model.config), noise=())
@@ -47,8 +47,8 @@ def switch_off(model: Any, *, configuration: bool = True) -> str | None:
         for name, _ in numbers:
             setattr(model.config, name, 0.0)
         # Those of heads that no language model has are on nowhere.
-        found = {k: v for k, v in numbers if not k.startswith(("summary_", "classifier_"))} or found
-    return ", ".join(f"{name} {value:g}" for name, value in sorted(found.items())) or None
+        rates = {k: v for k, v in numbers if not k.startswith(("summary_", "classifier_"))} or rates
+    return ", ".join(f"{name} {value:g}" for name, value in sorted(rates.items())) or None
 
 
 def _rates(values: dict[str, Any], noise: tuple[str, ...] = _NOISE) -> list[tuple[str, float]]:

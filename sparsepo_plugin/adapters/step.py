@@ -128,7 +128,7 @@ class PreferenceStep:
         elif self._inside and not all_logits:
             asked = self._asked(reference, evaluating=evaluating)
             return self._policy.read_inside(
-                call, window, lambda found: inside_head(window, found, reference, asked, self._sharding)
+                call, window, lambda output: inside_head(window, output, reference, asked, self._sharding)
             )
         return (self._policy_with_logits if all_logits else self._policy).read(call, window)
 

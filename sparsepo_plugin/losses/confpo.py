@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import logsigmoid
 
-from sparsepo_plugin.objective import masked_sum
+from sparsepo_plugin.objective import PairScores, masked_sum, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, TokenStats
@@ -47,10 +47,6 @@ def confpo(stats: TokenStats, masks: Masks, beta: float, options: ConfPOOptions)
     numbers = kept.sum(-1)
     chosen, rejected = (beta * masked_sum(logps, kept.to(logps.dtype), kept) / numbers.clamp(min=1)).chunk(2)
     both = (numbers > 0).view(2, -1).all(0)
-    return LossOutput(
-        losses=torch.where(both, -logsigmoid(chosen - rejected - options.gamma), 0.0),
-        logits=(chosen - rejected).detach(),
-        chosen_rewards=chosen.detach(),
-        rejected_rewards=rejected.detach(),
-        weights=kept.to(logps.dtype),
-    )
+    losses = torch.where(both, -logsigmoid(chosen - rejected - options.gamma), 0.0)
+    output = sigmoid_loss(PairScores(chosen, rejected), 1.0)
+    return output._replace(losses=losses, weights=kept.to(logps.dtype))

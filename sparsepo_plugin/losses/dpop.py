@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch.nn.functional import logsigmoid
-
-from sparsepo_plugin.objective import masked_scores
+from sparsepo_plugin.objective import PairScores, masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, TokenStats
@@ -37,10 +35,4 @@ def dpop(stats: TokenStats, masks: Masks, beta: float, options: DPOPOptions) -> 
     """
     scores = masked_scores(stats, masks)
     chosen = scores.chosen - options.penalty * (-scores.chosen).clamp(min=0)
-    logits = beta * (chosen - scores.rejected)
-    return LossOutput(
-        losses=-logsigmoid(logits),
-        logits=logits.detach(),
-        chosen_rewards=beta * chosen.detach(),
-        rejected_rewards=beta * scores.rejected.detach(),
-    )
+    return sigmoid_loss(PairScores(chosen, scores.rejected), beta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsepo_plugin.objective import masked_scores
+from sparsepo_plugin.objective import masked_scores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, TokenStats
@@ -24,9 +24,4 @@ def ipo(stats: TokenStats, masks: Masks, beta: float, options: LossOptions) -> L
     """
     scores = masked_scores(stats, masks)
     difference = scores.chosen - scores.rejected
-    return LossOutput(
-        losses=(difference - 1 / (2 * beta)) ** 2,
-        logits=(beta * difference).detach(),
-        chosen_rewards=beta * scores.chosen.detach(),
-        rejected_rewards=beta * scores.rejected.detach(),
-    )
+    return sigmoid_loss(scores, beta)._replace(losses=(difference - 1 / (2 * beta)) ** 2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch.nn.functional import logsigmoid
 
 from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.objective import PairScores, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, TokenStats
@@ -48,9 +49,5 @@ def simpo(stats: TokenStats, masks: Masks, beta: float, options: SimPOOptions) -
     """
     lengths = stats.response_mask.sum(-1).clamp(min=1)
     chosen, rejected = (beta * stats.policy_logps.sum(-1) / lengths).chunk(2)
-    return LossOutput(
-        losses=-logsigmoid(chosen - rejected - options.gamma),
-        logits=(chosen - rejected).detach(),
-        chosen_rewards=chosen.detach(),
-        rejected_rewards=rejected.detach(),
-    )
+    losses = -logsigmoid(chosen - rejected - options.gamma)
+    return sigmoid_loss(PairScores(chosen, rejected), 1.0)._replace(losses=losses)

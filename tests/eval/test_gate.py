@@ -394,11 +394,12 @@ def test_validate_computes_power_and_refuses_weak_gates(place, tmp_path, capsys)
 
 
 def test_every_shipped_gates_file_is_strong_enough_and_fits_its_preset(capsys):
-    from eval_harness.gate.gates import gate_names, load_gates
+    from eval_harness.files.configs import config_names
+    from eval_harness.gate.gates import load_gates
     from eval_harness.run.runner import load_suite_preset
 
-    assert gate_names() == ["leaderboard", "quick", "summaries", "win_rate", "win_rate-kept"]
-    for name in gate_names():
+    assert config_names("gates") == ["leaderboard", "quick", "summaries", "win_rate", "win_rate-kept"]
+    for name in config_names("gates"):
         assert main(["validate", "--gates", name]) == 0, capsys.readouterr().err
     for name in ("leaderboard", "quick"):  # the gates of win rates take whatever tasks there are
         preset, tasks = load_suite_preset("reasoning", name), []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import metric_sharpness
 from eval_harness.errors import UserError
 from eval_harness.gate.gates import check_power, parse_gates
 from eval_harness.stats import likelihood, power, repeats
@@ -15,9 +16,7 @@ from eval_harness.stats.paired import paired
 
 
 def test_mean_at_k_is_paired_by_item_and_repeat():
-    seen = repeats.mean_at_k([[1, 0], [1, 1]], [[0, 0], [1, 0]])
-    assert seen == ([1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [0, 0, 1, 1])
-    found = paired(*seen, 0.05)
+    found = paired([1, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 1], 0.05)
     assert (found.n, found.clusters, found.difference) == (4, 2, 0.5)
 
 
@@ -25,39 +24,26 @@ def test_mean_at_k_is_paired_by_item_and_repeat():
 def test_pass_at_k_is_the_mean_over_all_choices_of_k_samples(scores, data):
     k = data.draw(st.integers(1, len(scores)))
     choices = list(itertools.combinations(scores, k))
-    found = repeats.pass_at_k([scores], [scores], k)
-    assert found.candidate == pytest.approx([sum(map(any, choices)) / len(choices)])
-    assert found.clusters == [0]
+    assert repeats.unbiased_pass(scores, k) == pytest.approx(sum(map(any, choices)) / len(choices))
 
 
 def test_pass_at_k_is_unbiased():
     # E over Binomial(n, p) of 1 - C(n - c, k) / C(n, k) = 1 - (1 - p)^k
     n, p, k = 8, 0.3, 3
     mean = sum(
-        math.comb(n, c)
-        * p**c
-        * (1 - p) ** (n - c)
-        * repeats.pass_at_k([[1] * c + [0] * (n - c)], [[1] * k], k)[0][0]
+        math.comb(n, c) * p**c * (1 - p) ** (n - c) * repeats.unbiased_pass([1] * c + [0] * (n - c), k)
         for c in range(n + 1)
     )
     assert mean == pytest.approx(1 - (1 - p) ** k)
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: repeats.mean_at_k([[1]], [[1], [0]]), "1 and 2 items"),
-        (lambda: repeats.mean_at_k([[1, 0]], [[1]]), "another number of repeats"),
-        (lambda: repeats.mean_at_k([], []), "0 and 0 items"),
-        (lambda: repeats.mean_at_k([[]], [[]]), "or none"),
-        (lambda: repeats.pass_at_k([[1, 0]], [[1, 0]], 3), "2 samples of an item"),
-        (lambda: repeats.pass_at_k([[1, 0]], [[1, 0]], 0), "at least 1"),
-        (lambda: repeats.pass_at_k([[0.5]], [[1]], 1), "right"),
-    ],
+    ("scores", "k", "message"),
+    [([1, 0], 3, "2 samples of an item"), ([1, 0], 0, "at least 1"), ([0.5], 1, "right")],
 )
-def test_samples_that_cannot_be_compared(call, message):
+def test_samples_of_which_no_k_can_be_drawn(scores, k, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        repeats.unbiased_pass(scores, k)
 
 
 def test_correlation_of_repeats():
@@ -93,7 +79,8 @@ def test_power_of_repeats_by_simulation():
         level = np.where(shared, rng.random((items, 1)), rng.random((items, k)))
         change = np.where(level < 0.06, -1, np.where(level > 0.94, 1, 0))
         theirs = np.where(change == 1, 0, 1)
-        found = paired(*repeats.mean_at_k((theirs + change).tolist(), theirs.tolist()), 0.05)
+        clusters = np.repeat(np.arange(items), k).tolist()
+        found = paired((theirs + change).ravel().tolist(), theirs.ravel().tolist(), clusters, 0.05)
         kept += found.low > -0.06
     formula = power.keep_power(items, 0.12, 0.06, 0.05, repeats=k, correlation=share)
     assert kept / reps == pytest.approx(formula, abs=0.09)
@@ -112,11 +99,11 @@ def test_items_to_detect_by_hand_and_without_units():
     values = rng.normal(-0.05, 0.3, 400)
     # (1.6449 + 0.8416)^2 sd^2 / mean^2
     expected = (2.4865 * values.std(ddof=1) / values.mean()) ** 2
-    assert likelihood.items_to_detect(values, range(400), 0.05) == pytest.approx(expected, abs=1)
-    assert likelihood.items_to_detect(values * 700, range(400), 0.05) == pytest.approx(expected, abs=1)
+    assert metric_sharpness.items_to_detect(values, range(400), 0.05) == pytest.approx(expected, abs=1)
+    assert metric_sharpness.items_to_detect(values * 700, range(400), 0.05) == pytest.approx(expected, abs=1)
     for values, labels in ((np.zeros(5), range(5)), (np.ones(5), [0] * 5)):
         with pytest.raises(ValueError, match="mean difference"):
-            likelihood.items_to_detect(values, labels, 0.05)
+            metric_sharpness.items_to_detect(values, labels, 0.05)
 
 
 def test_validate_knows_repeats():

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval_harness.errors import UserError
-from eval_harness.faithfulness.examples import Device, Evidence, Example, worst_first
+from eval_harness.faithfulness.examples import Device, Evidence, Example, Scorer, worst_first
 from eval_harness.faithfulness.networks.labels import Labels, read_labels
 from eval_harness.faithfulness.networks.loading import find_model, model_hash, read_config
 from eval_harness.faithfulness.networks.pairs import PairClassifier, pair_classifier
@@ -99,6 +99,31 @@ class Entailment:
             images.append(_image(document, summary, chances[start : start + size], labels))
             start += size
         return images
+
+
+class EntailmentScorer(Scorer):
+    """Options and checks of the scorers that start from an NLI model."""
+
+    paths: ClassVar[frozenset[str]] = frozenset({"model"})
+    model: str = MODEL
+    labels: str = ""
+    document_sentences: int = 100
+
+    def entailment_model(self) -> Entailment:
+        """The NLI model that the options name."""
+        return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
+
+    def check(self) -> None:
+        """Check model and labels."""
+        self.entailment_model().check(need_contradiction=False)
+
+    def models(self) -> dict[str, str]:
+        """Hash of the model."""
+        return {"model": self.entailment_model().hash()}
+
+    def cost(self, cases: Sequence[Example]) -> str:
+        """Number of sentence pairs."""
+        return count_pairs(document_pairs(cases), self.document_sentences, self.model)
 
 
 def _image(document: list[str], summary: list[str], chances: Floats, labels: Labels) -> Image:

@@ -63,14 +63,16 @@ class BertScore(Scorer):
         machine = encoder(folder, layer, self.name, self.run_on)
         others = [case.other_text(self.against) for case in cases]
         # Cases of one text together, wherever they stand: it is encoded once.
-        first = {text: place for place, text in reversed(list(enumerate(others)))}
-        order = sorted(range(len(cases)), key=lambda place: first[others[place]])
+        first = {text: number for number, text in reversed(list(enumerate(others)))}
+        order = sorted(range(len(cases)), key=lambda number: first[others[number]])
         graded: dict[int, ScoredExample] = {}
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
-            found = machine.embed([t for place in part for t in (others[place], *cases[place].summaries)])
-            graded |= {place: _grade(cases[place], others[place], found) for place in part}
-        return [graded[place] for place in range(len(cases))]
+            vectors = machine.embed(
+                [t for number in part for t in (others[number], *cases[number].summaries)]
+            )
+            graded |= {number: _grade(cases[number], others[number], vectors) for number in part}
+        return [graded[number] for number in range(len(cases))]
 
 
 def _grade(case: Example, other: str, embedded: dict[str, Embedded]) -> ScoredExample:

@@ -6,15 +6,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from eval_harness.faithfulness.examples import Example, Metric, ScoredExample, Scorer
+from eval_harness.faithfulness.examples import Example, Metric, ScoredExample
 from eval_harness.faithfulness.networks.convolution import WEIGHTS, load_convolution, weights_path
-from eval_harness.faithfulness.networks.entailment import MODEL, Entailment, Image, count_pairs
+from eval_harness.faithfulness.networks.entailment import EntailmentScorer, Image, count_pairs
 from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.models.identity import hash_files
 
 
 @register_scorer("edna")
-class Edna(Scorer):
+class Edna(EntailmentScorer):
     """EDNA: harmonic mean of document entailment and one minus self-entailment of a document's samples.
 
     Equation: D = mean_i e(document, s_i), S = mean_{i != j} e(s_i, s_j), EDNA = 2 D (1 - S) / (D + 1 - S),
@@ -30,24 +30,18 @@ class Edna(Scorer):
     )
     least_samples: ClassVar[int] = 2
     paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
-    model: str = MODEL
     weights: str = WEIGHTS
     entailment: Literal["summac-conv", "summac-zs"] = "summac-conv"
-    labels: str = ""
-    document_sentences: int = 100
-
-    def _entailment(self) -> Entailment:
-        return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
 
     def check(self) -> None:
         """Check model, labels and weights."""
-        self._entailment().check(need_contradiction=False)
+        super().check()
         if self.entailment == "summac-conv":
             load_convolution(weights_path(self.weights))
 
     def models(self) -> dict[str, str]:
         """Hashes of model and weights."""
-        hashes = {"model": self._entailment().hash()}
+        hashes = super().models()
         if self.entailment == "summac-conv":
             hashes["weights"] = hash_files([weights_path(self.weights)])
         return hashes
@@ -67,7 +61,7 @@ class Edna(Scorer):
             return layers.probability(float(layers.per_sentence(image.entailment).mean()))
 
         texts = [_texts(case) for case in cases]
-        images = iter(self._entailment().images([pair for of_case in texts for pair in of_case]))
+        images = iter(self.entailment_model().images([pair for of_case in texts for pair in of_case]))
         scored = []
         for case, of_case in zip(cases, texts, strict=True):
             values = [value(next(images)) for _ in of_case]

@@ -3,27 +3,20 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer, by_case
+from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, by_case
 from eval_harness.faithfulness.networks.convolution import (
     WEIGHTS,
     Convolution,
     load_convolution,
     weights_path,
 )
-from eval_harness.faithfulness.networks.entailment import (
-    MODEL,
-    Entailment,
-    Image,
-    count_pairs,
-    document_pairs,
-    proof,
-)
+from eval_harness.faithfulness.networks.entailment import EntailmentScorer, Image, document_pairs, proof
 from eval_harness.faithfulness.registry import register_scorer
 from eval_harness.models.identity import hash_files
 
 
 @register_scorer("summac-conv")
-class SummacConv(Scorer):
+class SummacConv(EntailmentScorer):
     """SummaC-Conv: probability that a summary is faithful, trained on histograms of entailment.
 
     Per summary sentence (the first ten) the entailments by all document sentences are counted in 23 bins; a
@@ -34,31 +27,21 @@ class SummacConv(Scorer):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_conv", threshold=0.5),)
     paths: ClassVar[frozenset[str]] = frozenset({"model", "weights"})
-    model: str = MODEL
     weights: str = WEIGHTS
-    labels: str = ""
-    document_sentences: int = 100
-
-    def _entailment(self) -> Entailment:
-        return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
 
     def check(self) -> None:
         """Check model, labels and weights."""
-        self._entailment().check(need_contradiction=False)
+        super().check()
         load_convolution(weights_path(self.weights))
 
     def models(self) -> dict[str, str]:
         """Hashes of model and weights."""
-        return {"model": self._entailment().hash(), "weights": hash_files([weights_path(self.weights)])}
-
-    def cost(self, cases: Sequence[Example]) -> str:
-        """Number of sentence pairs."""
-        return count_pairs(document_pairs(cases), self.document_sentences, self.model)
+        return {**super().models(), "weights": hash_files([weights_path(self.weights)])}
 
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
         """Score every summary."""
         layers = load_convolution(weights_path(self.weights))
-        scored = [convolved(image, layers) for image in self._entailment().images(document_pairs(cases))]
+        scored = [convolved(image, layers) for image in self.entailment_model().images(document_pairs(cases))]
         return by_case(cases, "summac_conv", [value for value, _ in scored], [shown for _, shown in scored])
 
 

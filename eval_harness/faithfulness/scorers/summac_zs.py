@@ -3,20 +3,13 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, Scorer, by_case
-from eval_harness.faithfulness.networks.entailment import (
-    MODEL,
-    Entailment,
-    Image,
-    count_pairs,
-    document_pairs,
-    proof,
-)
+from eval_harness.faithfulness.examples import Evidence, Example, Metric, ScoredExample, by_case
+from eval_harness.faithfulness.networks.entailment import EntailmentScorer, Image, document_pairs, proof
 from eval_harness.faithfulness.registry import register_scorer
 
 
 @register_scorer("summac-zs")
-class SummacZs(Scorer):
+class SummacZs(EntailmentScorer):
     """SummaC-ZS: mean over summary sentences of (best entailment - worst contradiction) by the document.
 
     Equation: mean_j (max_i E_ij - max_i C_ij) over document sentences i and summary sentences j, in [-1, 1];
@@ -26,30 +19,15 @@ class SummacZs(Scorer):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("summac_zs", low=-1.0, threshold=0.0),)
-    paths: ClassVar[frozenset[str]] = frozenset({"model"})
-    model: str = MODEL
-    labels: str = ""
     contradiction: bool = True
-    document_sentences: int = 100
-
-    def _entailment(self) -> Entailment:
-        return Entailment(self.model, self.labels, self.document_sentences, self.name, self.run_on)
 
     def check(self) -> None:
         """Check that the model is there and its labels are those of an NLI model."""
-        self._entailment().check(need_contradiction=self.contradiction)
-
-    def models(self) -> dict[str, str]:
-        """Hash of the model."""
-        return {"model": self._entailment().hash()}
-
-    def cost(self, cases: Sequence[Example]) -> str:
-        """Number of sentence pairs."""
-        return count_pairs(document_pairs(cases), self.document_sentences, self.model)
+        self.entailment_model().check(need_contradiction=self.contradiction)
 
     def score(self, cases: Sequence[Example]) -> list[ScoredExample]:
         """Score every summary."""
-        images = self._entailment().images(document_pairs(cases))
+        images = self.entailment_model().images(document_pairs(cases))
         scored = [zero_shot(image, self.contradiction) for image in images]
         return by_case(cases, "summac_zs", [value for value, _ in scored], [shown for _, shown in scored])
 

@@ -19,8 +19,8 @@ AGAIN = "copy the folder again, or run lm-eval again with --log_samples into an 
 
 def results_files(folder: Path) -> list[Path]:
     """`results_TIME.json`, or `NAME_TIME.json` where --output_path named a file."""
-    found = (path for pattern in ("*.json", "*/*.json") for path in folder.glob(pattern))
-    return sorted(path for path in found if _TIME.search(path.name))
+    paths = (path for pattern in ("*.json", "*/*.json") for path in folder.glob(pattern))
+    return sorted(path for path in paths if _TIME.search(path.name))
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -98,8 +98,8 @@ def refuse_strangers(file: Path) -> None:
     """Samples of another evaluation in the folder: whose results are lost, or were never written."""
     stamp = _TIME.search(file.name)
     for other in sorted(file.parent.glob("samples_*.jsonl")):
-        found = _TIME.search(other.name)
-        if found and stamp and found[1] != stamp[1]:
+        theirs = _TIME.search(other.name)
+        if theirs and stamp and theirs[1] != stamp[1]:
             raise UserError(
                 "samples of another evaluation in the folder",
                 got=f"{other.name} beside {file.name}",

@@ -55,14 +55,14 @@ class Found(NamedTuple):
 
 def complete(folder: Path) -> list[Saved]:
     """Checkpoints with a readable marker, the newest first; other folders are left out."""
-    found = []
+    finished = []
     for marker in folder.glob(f"*/{COMPLETE}"):
         try:
             record = json.loads(marker.read_text(encoding="utf-8"))
-            found.append(Saved(marker.parent.name, int(record["step"]), record))
+            finished.append(Saved(marker.parent.name, int(record["step"]), record))
         except (ValueError, KeyError, TypeError):
             continue
-    return sorted(found, key=lambda saved: saved.step, reverse=True)
+    return sorted(finished, key=lambda saved: saved.step, reverse=True)
 
 
 def look(folder: Path) -> Found:
@@ -85,10 +85,10 @@ def _without_marker(folder: Path) -> dict[str, str]:
     readable = {saved.tag for saved in complete(folder)}
     lost = {}
     for state in sorted(folder.glob("global_step*/random_0.pt")):
-        place = state.parent
-        if place.name not in readable and not (place / PARTIAL).exists():
-            there = (place / COMPLETE).exists()
-            lost[place.name] = f"{COMPLETE} {'cannot be read' if there else 'is missing'}"
+        checkpoint = state.parent
+        if checkpoint.name not in readable and not (checkpoint / PARTIAL).exists():
+            there = (checkpoint / COMPLETE).exists()
+            lost[checkpoint.name] = f"{COMPLETE} {'cannot be read' if there else 'is missing'}"
     return lost
 
 
@@ -152,18 +152,18 @@ def finish(folder: Path, tag: str, record: dict[str, Any], keep: int, most: floa
       keep: complete checkpoints that stay, at least this one.
       most: gigabytes that all of them may take, this one aside.
     """
-    place = folder / tag
+    checkpoint = folder / tag
     files = {
-        file.relative_to(place).as_posix(): (file.stat().st_size, digest(file))
-        for file in sorted(place.rglob("*"))
+        file.relative_to(checkpoint).as_posix(): (file.stat().st_size, digest(file))
+        for file in sorted(checkpoint.rglob("*"))
         if file.is_file() and file.name != PARTIAL
     }
     content = {"schema_version": SCHEMA_VERSION, "step": max(0, _step_of(tag)), **record, "files": files}
-    write_text(place / COMPLETE, json.dumps(content, indent=2) + "\n")
-    (place / PARTIAL).unlink(missing_ok=True)
+    write_text(checkpoint / COMPLETE, json.dumps(content, indent=2) + "\n")
+    (checkpoint / PARTIAL).unlink(missing_ok=True)
     write_text(folder / LATEST, tag)
     others = [s for s in complete(folder) if _STEP.fullmatch(s.tag) and s.tag != tag]
-    total = _size(place)
+    total = _size(checkpoint)
     for number, saved in enumerate(others, 1):
         total += _size(folder / saved.tag)
         if number >= max(1, keep) or total > most * _GIGABYTE:

@@ -37,12 +37,12 @@ def check_datasets(arguments: SimpleNamespace, tokenizer: Any, notes: list[str])
     if not arguments.data.dataset:
         raise UserError(f"{TRAINING} is missing: expected files, folders or hub names, separated by commas")
     _check_probabilities(arguments.data)
-    found = {TRAINING: _check_one(arguments, tokenizer, TRAINING, notes)}
+    prepared = {TRAINING: _check_one(arguments, tokenizer, TRAINING, notes)}
     if arguments.eval.dataset:
         if all(_is_file(part) for part in _parts(arguments.eval.dataset)):
             arguments.eval.split = "train"  # the only split of a file; upstream fails on any other
-        found[EVALUATION] = _check_one(arguments, tokenizer, EVALUATION, notes)
-    return found
+        prepared[EVALUATION] = _check_one(arguments, tokenizer, EVALUATION, notes)
+    return prepared
 
 
 def _parts(value: str) -> list[str]:
@@ -58,10 +58,10 @@ def _check_probabilities(data: SimpleNamespace) -> None:
         return
     count = len(_parts(data.dataset))
     try:
-        found = [float(part) for part in data.dataset_probs.split(",")]
+        shares = [float(part) for part in data.dataset_probs.split(",")]
     except ValueError:
-        found = []
-    if len(found) != count or not all(0 < p <= 1 for p in found) or abs(sum(found) - 1) > 1e-6:
+        shares = []
+    if len(shares) != count or not all(0 < p <= 1 for p in shares) or abs(sum(shares) - 1) > 1e-6:
         raise UserError(
             f"--data.dataset_probs: got {data.dataset_probs!r}, expected {count} numbers above 0, separated "
             f"by commas, that add up to 1: one for each data set"
@@ -81,9 +81,9 @@ def _check_one(arguments: SimpleNamespace, tokenizer: Any, flag: str, notes: lis
         raise UserError(f"{flag} {value}: got no pairs, expected at least {least}")
     _check_columns(arguments, flag, value, data, notes)
     with _quiet_datasets():
-        found = prepared_rows(data, tokenizer, arguments)
-    found.account.check(f"{flag} {value}", least)
-    return found
+        rows = prepared_rows(data, tokenizer, arguments)
+    rows.account.check(f"{flag} {value}", least)
+    return rows
 
 
 def _check_path(flag: str, value: str, part: str) -> None:

@@ -61,15 +61,15 @@ class PortableStrategy(AnyDevice, OrderedLoading):
 
         It is chosen before the weights are gathered, in which all processes take part.
         """
-        found: list[Any] = [(folder, None)]
+        shared: list[Any] = [(folder, None)]
         if self.is_rank_0():
             raw = self._unwrap_model(model)
             size = saving.size_of(raw, adapter=hasattr(raw, "peft_config"))
             if (reason := saving.obstacle(folder, size)) and (other := saving.elsewhere(size)):
-                found = [(other, reason)]
-        dist.broadcast_object_list(found, src=0)
-        place: tuple[Path, str | None] = found[0]
-        return place
+                shared = [(other, reason)]
+        dist.broadcast_object_list(shared, src=0)
+        chosen: tuple[Path, str | None] = shared[0]
+        return chosen
 
     def save_ckpt(
         self,
@@ -134,7 +134,7 @@ class PortableStrategy(AnyDevice, OrderedLoading):
         if saved is None or saved.record["processes"] == self.world_size:
             try:
                 with without_cuda():
-                    found = super().load_ckpt(model, load_dir, saved.tag if saved else tag, **options)
+                    state = super().load_ckpt(model, load_dir, saved.tag if saved else tag, **options)
             # Whatever a damaged pickle or zip raises, the cause is the checkpoint.
             except Exception as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -143,7 +143,7 @@ class PortableStrategy(AnyDevice, OrderedLoading):
                     "delete it to go on from the one before"
                 ) from None
             self._random_state = saved and checkpoints.load_random_state(folder / saved.tag, dist.get_rank())
-            return found
+            return state
         return self._load_universal(model, folder, saved, options)
 
     def _load_universal(self, model: Any, folder: Path, saved: Saved, options: dict[str, Any]) -> Any:
@@ -158,10 +158,10 @@ class PortableStrategy(AnyDevice, OrderedLoading):
             universal.convert(folder / saved.tag, folder / universal.name_of(saved.tag))
         dist.barrier()
         with without_cuda(), patched(model._config, load_universal_checkpoint=True):
-            found = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
+            state = super().load_ckpt(model, str(folder), universal.name_of(saved.tag), **options)
         if self.stage == 3:
             universal.mend_stage_3(model.optimizer.optimizer, folder / universal.name_of(saved.tag))
-        return found
+        return state
 
     def restore_random_state(self) -> None:
         """Continue the random sequence of the resumed run, once; nothing otherwise."""

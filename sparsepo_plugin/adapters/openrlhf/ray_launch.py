@@ -64,13 +64,13 @@ def environment() -> dict[str, str]:
 
 def with_absolute_config(argv: Sequence[str]) -> list[str]:
     """A command line whose configuration file is found from any folder."""
-    found = list(argv)
-    for place, word in enumerate(found):
-        if word == "--config" and place + 1 < len(found):
-            found[place + 1] = os.path.abspath(found[place + 1])
+    words = list(argv)
+    for number, word in enumerate(words):
+        if word == "--config" and number + 1 < len(words):
+            words[number + 1] = os.path.abspath(words[number + 1])
         elif word.startswith("--config="):
-            found[place] = f"--config={os.path.abspath(word.removeprefix('--config='))}"
-    return found
+            words[number] = f"--config={os.path.abspath(word.removeprefix('--config='))}"
+    return words
 
 
 def _connect(options: SimpleNamespace, processes: int) -> Any:
@@ -114,12 +114,12 @@ def _start(ray: Any, options: SimpleNamespace, processes: int) -> Any:
     from sparsepo_plugin.adapters.openrlhf.ray_actor import TrainActor
     from sparsepo_plugin.adapters.openrlhf.standin import import_ray_launcher
 
-    found = ray.cluster_resources()
-    gpu = found.get("GPU", 0) > 0
+    resources = ray.cluster_resources()
+    gpu = resources.get("GPU", 0) > 0
     for kind in ("CPU", *(("GPU",) if gpu else ())):
-        if found.get(kind, 0) < processes:
+        if resources.get(kind, 0) < processes:
             raise UserError(
-                f"--ray: got a cluster with {found.get(kind, 0):.0f} {kind}s, expected {processes} "
+                f"--ray: got a cluster with {resources.get(kind, 0):.0f} {kind}s, expected {processes} "
                 f"(--ray.num_nodes {options.num_nodes} x --ray.gpus_per_node {options.gpus_per_node})"
             )
     bundle = {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}

@@ -60,10 +60,10 @@ def _read_template(value: str) -> str:
 def _check_arguments(text: str) -> None:
     flag = "--data.chat_template_kwargs"
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise UserError(f"""{flag}: got {text!r}, expected JSON such as {{"enable_thinking": false}}""")
 
 

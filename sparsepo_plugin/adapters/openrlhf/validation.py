@@ -19,13 +19,13 @@ def describe(examined: Examined, arguments: SimpleNamespace, processes: int) -> 
       arguments: upstream's arguments.
       processes: of the run.
     """
-    found = [*examined.notes]
+    report = [*examined.notes]
     for flag, value in ((TRAINING, arguments.data.dataset), (EVALUATION, arguments.eval.dataset)):
         if flag in examined.data:
-            found += examined.data[flag].account.lines(f"{flag} {value}")
+            report += examined.data[flag].account.lines(f"{flag} {value}")
     training = examined.data[TRAINING]
-    found += [_steps(training.account, arguments.train), _memory(examined, arguments, processes)]
-    return found + show_example(training.pairs[0], examined.tokenizer)
+    report += [_steps(training.account, arguments.train), _memory(examined, arguments, processes)]
+    return report + show_example(training.pairs[0], examined.tokenizer)
 
 
 def _steps(account: Account, train: SimpleNamespace) -> str:
@@ -41,9 +41,9 @@ def _steps(account: Account, train: SimpleNamespace) -> str:
 
 def _memory(examined: Examined, arguments: SimpleNamespace, processes: int) -> str:
     longest = max(prepared.account.longest for prepared in examined.data.values())
-    found = estimate(arguments, examined.policy, examined.reference, longest, processes)
-    parts = ", ".join(f"{name} {_gib(value)}" for name, value in found._asdict().items())
-    return f"memory: about {_gib(sum(found))} GiB a process, an estimate ({parts})"
+    needed = estimate(arguments, examined.policy, examined.reference, longest, processes)
+    parts = ", ".join(f"{name} {_gib(value)}" for name, value in needed._asdict().items())
+    return f"memory: about {_gib(sum(needed))} GiB a process, an estimate ({parts})"
 
 
 def _gib(size: float) -> str:

@@ -92,10 +92,10 @@ class Account(NamedTuple):
           source: what names the data.
         """
         head = f"{source}: {self.read} pairs read, {self.kept} kept{self._dropped()}"
-        found = [head]
+        said = [head]
         if self.cut:
             warning = "warning: " if self.cut > CUT_SHARE * self.kept else ""
-            found.append(
+            said.append(
                 f"{warning}{self.cut} of {self.kept} pairs are cut at {self.max_len} tokens: the end of a "
                 f"response is not trained; {self.limit_name} sets the length"
             )
@@ -105,10 +105,10 @@ class Account(NamedTuple):
             (self.spoken, "hold plain text, made one user turn and one assistant turn for the chat template"),
         ):
             if number:
-                found.append(f"{number} of {self.kept} pairs {words}")
+                said.append(f"{number} of {self.kept} pairs {words}")
         if self.unusable:
-            found.append(f"warning: {_named(self.unusable)}: dropped")
-        return found
+            said.append(f"warning: {_named(self.unusable)}: dropped")
+        return said
 
     def _dropped(self) -> str:
         kinds = {
@@ -170,8 +170,8 @@ class _Sizes(NamedTuple):
             for number, *sides in zip(block["row"], block["chosen"], block["rejected"]):
                 longest = max(longest, *map(len, sides))
                 tokens += sum(map(len, sides))
-                if (found := max(map(max, sides))) > largest:
-                    largest, row = found, number
+                if (length := max(map(max, sides))) > largest:
+                    largest, row = length, number
         return cls(longest, tokens, largest, row)
 
 

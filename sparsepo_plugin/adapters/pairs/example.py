@@ -16,13 +16,13 @@ def show_example(pair: dict[str, Any], tokenizer: Any) -> list[str]:
     """
     sides = [(name, pair[name], pair[f"{name}_start"]) for name in ("chosen", "rejected")]
     prompts = [ids[:start] for _, ids, start in sides]
-    found = [f"example, row {pair['row']}; tokens between bars, losses read the responses only:"]
+    lines = [f"example, row {pair['row']}; tokens between bars, losses read the responses only:"]
     for number, (name, ids, start) in enumerate(sides):
         if number == 0 or prompts[1] != prompts[0]:
-            found.append(f"  prompt of {name}" if prompts[1] != prompts[0] else "  prompt")
-            found[-1] += f" ({start}): {_bars(prompts[number], tokenizer)}"
-        found.append(f"  {name} response ({len(ids) - start}): {_bars(ids[start:], tokenizer)}")
-    return found
+            lines.append(f"  prompt of {name}" if prompts[1] != prompts[0] else "  prompt")
+            lines[-1] += f" ({start}): {_bars(prompts[number], tokenizer)}"
+        lines.append(f"  {name} response ({len(ids) - start}): {_bars(ids[start:], tokenizer)}")
+    return lines
 
 
 def _bars(ids: list[int], tokenizer: Any) -> str:

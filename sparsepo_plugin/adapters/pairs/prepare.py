@@ -161,8 +161,8 @@ class Preparation:
 
     def __call__(self, batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         """Columns as ``_features`` names them; ``kind`` says why a row is dropped, and is empty otherwise."""
-        found = [self._texts({key: batch[key][n] for key in batch}) for n in range(len(numbers))]
-        texts = [text for text in found if isinstance(text, Texts)]
+        outcomes = [self._texts({key: batch[key][n] for key in batch}) for n in range(len(numbers))]
+        texts = [text for text in outcomes if isinstance(text, Texts)]
         wholes = [
             [self.endings.text(getattr(text, name)) for text in texts] for name in ("chosen", "rejected")
         ]
@@ -171,7 +171,7 @@ class Preparation:
             self._row(number, *next(tokens))
             if isinstance(text, Texts)
             else self._without_weights(_dropped(number, "unusable", text))
-            for number, text in zip(numbers, found)
+            for number, text in zip(numbers, outcomes)
         ]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -187,16 +187,16 @@ class Preparation:
         # Templates write special tokens themselves.
         add = self.options.special_tokens and not self.options.chat_template
         asked = {"return_offsets_mapping": True} if self.weighted else {}
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             texts, add_special_tokens=add, return_attention_mask=False, verbose=False, **asked
         )
-        begin, places = self.tokenizer.bos_token_id, found.get("offset_mapping", [[] for _ in texts])
+        begin, places = self.tokenizer.bos_token_id, encoded.get("offset_mapping", [[] for _ in texts])
         # Text that a template has written before, as Axolotl's, begins with the token that is added again.
         return [
             Tokens(ids[1:], offsets[1:])
             if add and begin is not None and ids[:2] == [begin, begin]
             else Tokens(ids, offsets)
-            for ids, offsets in zip(found["input_ids"], places)
+            for ids, offsets in zip(encoded["input_ids"], places)
         ]
 
     def _row(

@@ -102,8 +102,8 @@ def _plain(row: Mapping[str, Any], options: RowOptions) -> Texts:
     chosen, rejected = (prompt + side.rstrip("\n") for side in sides)
     begin = len(prompt)
     shifted = [
-        moved(found, begin + len(side) - length, begin, len(whole))
-        for found, side, length, whole in zip(spans, sides, lengths, (chosen, rejected))
+        moved(marked, begin + len(side) - length, begin, len(whole))
+        for marked, side, length, whole in zip(spans, sides, lengths, (chosen, rejected))
     ]
     return Texts(prompt, chosen, rejected, empty, repeated, False, (shifted[0], shifted[1]))
 
@@ -121,27 +121,30 @@ def _conversation(row: Mapping[str, Any], options: RowOptions, tokenizer: Any) -
     if again:
         for side in sides:
             side[0]["content"] = side[0]["content"][len(values[0]) :].lstrip()
-    found = split(prompt, *sides)
+    conversation = split(prompt, *sides)
     arguments = {**_row_arguments(row), **options.template_arguments}
 
     def render(turns: list[Turn], *, answering: bool) -> str:
         return _render(tokenizer, turns, arguments, answering=answering)
 
-    start = render(found.prompt, answering=True)
-    wholes = [render([*found.prompt, side], answering=False) for side in (found.chosen, found.rejected)]
+    start = render(conversation.prompt, answering=True)
+    wholes = [
+        render([*conversation.prompt, side], answering=False)
+        for side in (conversation.chosen, conversation.rejected)
+    ]
     for name, whole in zip(("chosen", "rejected"), wholes):
         if not whole.startswith(start):
-            _check_common_start(name, whole, start, render(found.prompt, answering=False))
-    empty = not all(_says_something(side) for side in (found.chosen, found.rejected))
+            _check_common_start(name, whole, start, render(conversation.prompt, answering=False))
+    empty = not all(_says_something(side) for side in (conversation.chosen, conversation.rejected))
     spoken = any(isinstance(value, str) for value in values)
-    turns = (found.chosen["content"], found.rejected["content"])
+    turns = (conversation.chosen["content"], conversation.rejected["content"])
     spans = [
         _spans_in(
             whole, len(start) if whole.startswith(start) else 0, turn, row.get(COLUMNS[name]), name, content
         )
         for name, whole, turn, content in zip(COLUMNS, wholes, turns, contents)
     ]
-    texts = Texts(start, wholes[0], wholes[1], empty, bool(found.repeated or again), spoken)
+    texts = Texts(start, wholes[0], wholes[1], empty, bool(conversation.repeated or again), spoken)
     return texts._replace(spans=(spans[0], spans[1]))
 
 
@@ -163,14 +166,14 @@ def _spans_in(whole: str, begin: int, turn: str, given: Any, name: str, content:
     if not spans:
         return []
     words = turn.strip()  # templates strip responses
-    place = whole.find(words, begin) if begin else whole.rfind(words)
-    if place < 0:
+    start = whole.find(words, begin) if begin else whole.rfind(words)
+    if start < 0:
         raise UnusableRowError(
             f"{name}: the chat template does not write the response as it is, so that {COLUMNS[name]} has no "
             f"place in it"
         )
     gone = len(content) - len(turn.lstrip())
-    return moved(spans, place - gone, place, place + len(words))
+    return moved(spans, start - gone, start, start + len(words))
 
 
 def _says_something(turn: Turn) -> bool:

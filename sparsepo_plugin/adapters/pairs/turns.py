@@ -111,18 +111,20 @@ def _read_turn(turn: Any, place: str) -> Turn:
     if not isinstance(turn, Mapping):
         raise UnusableRowError(f"{place}: got {type(turn).__name__}, expected a role and a content")
     # Arrow gives every turn the keys of all others, as nulls.
-    found: Turn = without_nulls(turn)
-    if "role" not in found and "from" in found:
-        speaker = str(found.pop("from"))
-        found = {
+    message: Turn = without_nulls(turn)
+    if "role" not in message and "from" in message:
+        speaker = str(message.pop("from"))
+        message = {
             "role": _SPEAKERS.get(speaker.lower(), speaker),
-            "content": found.pop("value", None),
-            **found,
+            "content": message.pop("value", None),
+            **message,
         }
-    if not isinstance(found.get("role"), str):
-        raise UnusableRowError(f"{place}: got {', '.join(found) or 'nothing'}, expected a role and a content")
-    found["content"] = _read_content(found, place)
-    return found
+    if not isinstance(message.get("role"), str):
+        raise UnusableRowError(
+            f"{place}: got {', '.join(message) or 'nothing'}, expected a role and a content"
+        )
+    message["content"] = _read_content(message, place)
+    return message
 
 
 def _read_content(turn: Turn, place: str) -> str:

@@ -87,32 +87,32 @@ def attach(model: nn.Module, kernel: str | None = None) -> None:
     Raises:
       ValueError: it is attached already.
     """
-    found = language_model(model)
-    if hasattr(found, _BEFORE):
-        raise ValueError(f"{type(found).__name__} is attached already: expected attach once, or detach first")
-    before, kernel = found.config._attn_implementation, kernel or kernel_for(found)
+    lm = language_model(model)
+    if hasattr(lm, _BEFORE):
+        raise ValueError(f"{type(lm).__name__} is attached already: expected attach once, or detach first")
+    before, kernel = lm.config._attn_implementation, kernel or kernel_for(lm)
     if kernel == FLEX:
         _allow_graphs()
-    found.set_attn_implementation(kernel)
+    lm.set_attn_implementation(kernel)
     # Wrappers reach the model by different doors: OPT's head calls its decoder, adapters skip __call__.
-    doors = {id(m): m for m in (found, found.base_model, found.get_decoder()) if m is not None}
+    doors = {id(m): m for m in (lm, lm.base_model, lm.get_decoder()) if m is not None}
     handles = [
         door.register_forward_pre_hook(partial(_give_rows, _parameters(door)), with_kwargs=True)
         for door in doors.values()
     ]
-    setattr(found, _BEFORE, (before, handles))
+    setattr(lm, _BEFORE, (before, handles))
 
 
 def detach(model: nn.Module) -> None:
     """Undo ``attach``; nothing where it was not called."""
-    found = language_model(model)
-    if not hasattr(found, _BEFORE):
+    lm = language_model(model)
+    if not hasattr(lm, _BEFORE):
         return
-    before, handles = getattr(found, _BEFORE)
-    delattr(found, _BEFORE)
+    before, handles = getattr(lm, _BEFORE)
+    delattr(lm, _BEFORE)
     for handle in handles:
         handle.remove()
-    found.set_attn_implementation(before)
+    lm.set_attn_implementation(before)
 
 
 def language_model(model: nn.Module) -> PreTrainedModel:

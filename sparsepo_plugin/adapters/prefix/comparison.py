@@ -60,14 +60,14 @@ def probe(
     Returns:
       None if shared rows give the model's numbers, else the reason in one line.
     """
-    found = language_model(model)
-    place = next(found.parameters()).device if device is None else device
-    kernel = kernel or kernel_for(found)
-    modes = {module: module.training for module in found.modules()}
-    found.eval()
+    lm = language_model(model)
+    device = next(lm.parameters()).device if device is None else device
+    kernel = kernel or kernel_for(lm)
+    modes = {module: module.training for module in lm.modules()}
+    lm.eval()
     try:
         with torch.no_grad():
-            pairs = _pairs(found.config, place, _SHORT if kernel == FLEX else 0)
+            pairs = _pairs(lm.config, device, _SHORT if kernel == FLEX else 0)
             reason = _compare(model, pairs, kernel, training)
     finally:
         detach(model)
@@ -76,7 +76,7 @@ def probe(
         if kernel == FLEX:
             # What was compiled for the probe's rows would count as graphs of training.
             torch.compiler.reset()
-    return _agreed(reason, place)
+    return _agreed(reason, device)
 
 
 def _compare(model: nn.Module, pairs: _Pairs, kernel: str, training: bool) -> str | None:
@@ -156,12 +156,12 @@ def _shared(model: nn.Module, rows: SharedRows, kernel: str) -> tuple[list[Tenso
     rows = rows.packed() if packs(model) else rows
     vocabulary = language_model(model).config.vocab_size
     others = torch.where(rows.segments == CHOSEN, (rows.token_ids + 2) % vocabulary, rows.token_ids)
-    found = []
+    sides = []
     for tokens in (rows.token_ids, others):
         with sharing(rows):
             values = _run(model, tokens, rows.attention_mask, rows.position_ids)
-        found.append([rows.window.take(value) for value in values])
-    return found[0], found[1]
+        sides.append([rows.window.take(value) for value in values])
+    return sides[0], sides[1]
 
 
 def _run(model: nn.Module, ids: Tensor, attention: Tensor, positions: Tensor) -> Sequence[Tensor]:

@@ -75,7 +75,7 @@ def _as_numbers(mask: Any, query: Tensor) -> Any:
     if not hasattr(mask, "mask_mod"):
         return mask
     rows, _, seq, _ = query.shape
-    place = torch.arange(seq, device=query.device)
+    positions = torch.arange(seq, device=query.device)
     row = torch.arange(rows, device=query.device)[:, None, None, None]
-    seen = mask.mask_mod(row, torch.zeros_like(row), place[:, None], place).expand(rows, 1, seq, seq)
+    seen = mask.mask_mod(row, torch.zeros_like(row), positions[:, None], positions).expand(rows, 1, seq, seq)
     return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, torch.finfo(query.dtype).min)

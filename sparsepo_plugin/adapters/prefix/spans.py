@@ -107,17 +107,17 @@ class SpanMask:
     @cached_property
     def visible(self) -> list[Tensor | None]:
         """What every sequence's queries see of its keys, [queries, keys]; None for a plain causal square."""
-        found: list[Tensor | None] = []
+        masks: list[Tensor | None] = []
         device = self.spans.keys.device
         for queries, keys in zip(self.spans.query_sizes, self.spans.key_sizes):
             square = queries == keys and (self.window is None or keys <= self.window)
             if square and self.function is None:
-                found.append(None)
+                masks.append(None)
                 continue
             query = torch.arange(keys - queries, keys, device=device)[:, None]
             key = torch.arange(keys, device=device)
-            found.append(self._seen(query, key).expand(queries, keys))
-        return found
+            masks.append(self._seen(query, key).expand(queries, keys))
+        return masks
 
     def _seen(self, query: Tensor, key: Tensor) -> Tensor:
         if self.function is not None:

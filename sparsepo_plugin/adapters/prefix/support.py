@@ -22,11 +22,11 @@ def reason_against(model: nn.Module, *, training: bool, balancing: bool = False)
       balancing: a balancing loss of a mixture of experts is part of the objective.
     """
     try:
-        found = language_model(model)
+        lm = language_model(model)
     except ValueError as error:
         return str(error)
-    kind = found.config.model_type
-    if reason := _unlike_rows(found):
+    kind = lm.config.model_type
+    if reason := _unlike_rows(lm):
         return f"{kind}: {reason}"
     if training and (dropout := _active_dropout(model)):
         return f"{kind}: dropout {dropout} would fall alike on both responses; set it to 0 to share prefixes"
@@ -66,5 +66,5 @@ def _active_dropout(model: nn.Module) -> str | None:
 
 
 def _numbers(module: nn.Module) -> list[tuple[str, float]]:
-    found: list[tuple[str, Any]] = list(vars(module).items())
-    return [(name, value) for name, value in found if isinstance(value, float)]
+    attributes: list[tuple[str, Any]] = list(vars(module).items())
+    return [(name, value) for name, value in attributes if isinstance(value, float)]

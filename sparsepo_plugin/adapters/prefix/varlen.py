@@ -88,10 +88,10 @@ def _over_sequences(
     query, key, value = (part.transpose(1, 2).flatten(0, 1) for part in heads)
     asking = query if spans.queries is None else query.index_select(0, spans.queries)
     key, value = (part.index_select(0, spans.keys) for part in (key, value))
-    found = kernel(module, (asking, key, value), mask, options)
+    output = kernel(module, (asking, key, value), mask, options)
     if spans.queries is not None:
-        found = found.new_zeros(rows * seq, *found.shape[1:]).index_copy(0, spans.queries, found)
-    return found.unflatten(0, (rows, seq)), None
+        output = output.new_zeros(rows * seq, *output.shape[1:]).index_copy(0, spans.queries, output)
+    return output.unflatten(0, (rows, seq)), None
 
 
 def _sequences(heads: Heads, spans: Spans) -> list[Heads]:
@@ -111,25 +111,25 @@ def _by_sdpa(module: nn.Module, heads: Heads, mask: SpanMask, options: dict[str,
         raise NotImplementedError("attention over sequences: got a position bias, expected none")
     groups = heads[0].shape[1] // heads[1].shape[1]
     key, value = (part.repeat_interleave(groups, 1) if groups > 1 else part for part in heads[1:])
-    found = [
+    parts = [
         functional.scaled_dot_product_attention(
             *sequence, attn_mask=seen, is_causal=seen is None, scale=options.get("scaling"),
             dropout_p=options.get("dropout", 0.0),
         )
         for sequence, seen in zip(_sequences((heads[0], key, value), mask.spans), mask.visible)
     ]  # fmt: skip
-    return torch.cat(found, 2)[0].transpose(0, 1)
+    return torch.cat(parts, 2)[0].transpose(0, 1)
 
 
 def _written_out(module: nn.Module, heads: Heads, mask: SpanMask, options: dict[str, Any]) -> Tensor:
-    found = []
+    outputs = []
     for sequence, seen in zip(_sequences(heads, mask.spans), mask.visible):
         query, key, _ = sequence
         if seen is None:
             seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril_()
         bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, torch.finfo(query.dtype).min)
-        found.append(eager_attention(module, *sequence, bias[None, None], **options)[0])
-    return torch.cat(found, 1)[0]
+        outputs.append(eager_attention(module, *sequence, bias[None, None], **options)[0])
+    return torch.cat(outputs, 1)[0]
 
 
 def _flash(module: nn.Module, heads: Heads, mask: SpanMask, options: dict[str, Any]) -> Tensor:
@@ -164,11 +164,11 @@ def _flash_attn(heads: Heads, mask: SpanMask, scale: float, softcap: float | Non
 
     spans = mask.spans
     window = (-1, -1) if mask.window is None else (mask.window - 1, 0)
-    found: Tensor = flash_attn_varlen_func(
+    output: Tensor = flash_attn_varlen_func(
         *heads, spans.query_starts, spans.key_starts, max(spans.query_sizes), max(spans.key_sizes),
         dropout_p=dropout, softmax_scale=scale, causal=True, window_size=window, softcap=softcap or 0.0,
     )  # fmt: skip
-    return found
+    return output
 
 
 def _torch_varlen(
@@ -196,8 +196,8 @@ def _torch_varlen(
         options["enable_gqa"] = True
     elif groups > 1:
         key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
-    found: Any = varlen_attn(
+    output: Any = varlen_attn(
         query.contiguous(), key.contiguous(), value.contiguous(), spans.query_starts, spans.key_starts,
         max(spans.query_sizes), max(spans.key_sizes), **options,
     )  # fmt: skip
-    return found
+    return output
