@@ -29,7 +29,7 @@ FSDP2 = {
 SHARDED = {**FSDP2, "state_dict_type": "SHARDED_STATE_DICT"}
 LORA = {
     "adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"],
-    "learning_rate": 5.0,
+    "learning_rate": 100.0,  # of plain gradients of a tiny adapter, so that it changes something
 }  # fmt: skip
 WAYS = {
     "ddp": {},
@@ -120,8 +120,9 @@ def test_axolotls_merge_gives_the_model_with_its_adapter(out, way, tiny):
     before = base(ids).logits.detach()
     adapted = PeftModel.from_pretrained(base, out / way / "out")(ids).logits
     merged = AutoModelForCausalLM.from_pretrained(out / way / "out/merged", dtype=torch.float32)(ids).logits
-    torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=0)
-    assert float((adapted - before).abs().max()) > 1e-3
+    changed = float((adapted - before).abs().max())
+    assert changed > 1e-3
+    assert float((merged - adapted).abs().max()) < changed / 50
 
 
 def test_axolotls_keys_reach_its_own_sharding(out):
