@@ -6,6 +6,7 @@ Exit codes: 0 done or kept, 1 regressed, 2 bad or missing input (one line), 3 un
 import argparse
 import logging
 import os
+import signal
 import sqlite3
 import sys
 import traceback
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from eval_harness.cli import gate_commands, judge_commands, run_commands, scorer_commands
+from eval_harness.cli.say import NoReaderError, show
 from eval_harness.errors import UserError, near, refused
 from eval_harness.files.texts import printable
 
@@ -43,6 +45,10 @@ class _Parser(argparse.ArgumentParser):
             raise UserError(f"unknown command {value}", expected=there, remedy=f"{self.prog} --help")
         super()._check_value(action, value)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print; argparse's own hides a reader that has gone or a disk that is full."""
+        (file or sys.stderr).write(message)
+
     def error(self, message: str) -> Any:
         """One line instead of argparse's usage text."""
         raise UserError(message, remedy=f"{self.prog} --help")
@@ -64,13 +70,24 @@ def dispatch(argv: list[str] | None) -> int:
     return code
 
 
+def _flushed(argv: list[str] | None) -> int:
+    """Run a command; --help and --version are written here, before the interpreter's exit fails to."""
+    try:
+        return dispatch(argv)
+    except SystemExit:
+        show()
+        raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     # torch says this on every start where OpenRLHF's requirement pynvml is installed; nobody can act on it.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     logging.basicConfig(level=os.environ.get("EVAL_HARNESS_LOG", "ERROR"))
     try:
-        return dispatch(argv)
+        return _flushed(argv)
+    except NoReaderError:
+        return 128 + signal.SIGPIPE  # what a shell reports of a program that the signal ended
     except (UserError, OSError, MemoryError, sqlite3.Error) as error:
         logging.debug("", exc_info=True)
         line = error if isinstance(error, UserError) else refused(error)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_harness.cli import gate_commands, judge_commands, scorer_commands
-from eval_harness.cli.say import say
+from eval_harness.cli.say import say, show
 from eval_harness.files.configs import key_values
 from eval_harness.models.reference import resolve
 from eval_harness.models.settings import Settings
@@ -209,12 +209,12 @@ def _print_result(result: SuiteResult) -> None:
 
 def _ls(args: argparse.Namespace) -> int:
     if args.judges or args.scorers:
-        say("\n".join((judge_commands.judge_lines if args.judges else scorer_commands.scorer_lines)()))
+        show("\n".join((judge_commands.judge_lines if args.judges else scorer_commands.scorer_lines)()))
         return 0
     for suite in names():
         for name in preset_names(suite):
             preset = load_suite_preset(suite, name)
-            say(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
+            show(f"{suite}:{name}  v{preset.version}  {len(preset.tasks())} tasks  {preset.title}")
             for line in preset.task_lines() if args.tasks else ():
-                say(f"  {line}")
+                show(f"  {line}")
     return 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_harness.cli.say import say
+from eval_harness.cli.say import say, show
 from eval_harness.errors import UserError
 from eval_harness.faithfulness import registry
 from eval_harness.faithfulness.options import add_scorer_flags, scorer_options, split_names
@@ -69,7 +69,7 @@ def _either(args: argparse.Namespace) -> int:
 
 def _identity(args: argparse.Namespace) -> int:
     model = identity(resolve(args.model, args.base, args.tokenizer))
-    say(json.dumps(dataclasses.asdict(model), indent=1))
+    show(json.dumps(dataclasses.asdict(model), indent=1))
     return 0
 
 

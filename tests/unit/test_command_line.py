@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 
 from sparsepo_plugin import __version__, cli, config, train_dpo
 from sparsepo_plugin.adapters.openrlhf import flags
-from sparsepo_plugin.errors import UserError
+from sparsepo_plugin.errors import UserError, guarded
 
 SWITCHES = [
     *("eval.at_start", "eval.at_end", "ckpt.load_enable", "ckpt.save_hf", "model.dropout", "ref.offload"),
@@ -149,3 +154,55 @@ def test_ls_lists_one_loss(capsys):
 def test_switches_of_the_other_commands(capsys):
     assert cli.main(["export", "--checkpoint", "gone", "--out", "x", "--merge", "false"]) == 2
     assert "--checkpoint gone" in capsys.readouterr().err
+
+
+LISTS = [
+    *(
+        "sparsepo_plugin ls",
+        "sparsepo_plugin ls dpo",
+        "sparsepo_plugin --help",
+        "sparsepo_plugin train --help",
+    ),
+    *("sparsepo_plugin --version", "eval_harness ls", "eval_harness ls --tasks", "eval_harness ls --judges"),
+    *("eval_harness ls --scorers", "eval_harness --help", "eval_harness run --help"),
+]
+
+
+def listed(line, output):
+    """A list whose standard output is a file or pipe; returns (exit code, what it complains of)."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", *line.split()],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("line", LISTS)
+def test_a_list_whose_reader_has_gone_ends_quietly(line):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert listed(line, writing) == (141, "")
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize(("line", "code"), [("sparsepo_plugin ls", 1), ("eval_harness ls", 2)])
+def test_a_list_onto_a_full_disk_is_one_line(line, code):
+    with open("/dev/full", "w") as full:
+        got, said = listed(line, full)
+    assert (got, said.count("\n")) == (code, 1)
+    assert "No space left on device" in said
+
+
+def test_a_broken_pipe_of_the_runs_own_is_not_taken_for_a_closed_output(capfd):
+    def broken():
+        raise BrokenPipeError(errno.EPIPE, "a worker's pipe")
+
+    with pytest.raises(BrokenPipeError, match="a worker's pipe"):
+        guarded(broken)

@@ -344,3 +344,21 @@ def test_a_report_without_records_says_so_and_has_no_tokens(open_page, tmp_path)
     page = open_page(argv=["report", made_runs.write(tmp_path / "bare", steps=1)], width=420)
     assert not page.is_visible("#tokens")
     assert "--LOSS.record N" in page.inner_text("#summary")
+
+
+def test_configurations_are_readable_on_a_small_window(open_page, tmp_path):
+    paths = {"dataset": "/home/somebody/preferences/train-00000-of-00001.jsonl", "prompt_key": "prompt"}
+    modules = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "one_long_word": "w" * 23}
+    shared = {"data": paths, "lora": modules, "ref": {"model_name_or_path": "/home/somebody/models/a-model"}}
+    runs = [made_runs.write(tmp_path / f"a-run-with-beta-{beta}", beta=beta, **shared) for beta in (0.1, 2)]
+    for given in (runs[:1], runs):
+        page = open_page(argv=["report", *given], width=420)
+        for fold in page.locator("#configuration > details > summary").all():
+            fold.click()
+        boxes = page.locator("#configuration .scroll")
+        assert boxes.count() >= 2
+        # Nothing lies beyond its box's edge, where a screenshot or a print loses it.
+        assert boxes.evaluate_all("all => all.filter((box) => box.scrollWidth > box.clientWidth).length") == 0
+        shown = page.inner_text("#configuration")
+        assert paths["dataset"] in shown
+        assert "lora.target_modules" in shown

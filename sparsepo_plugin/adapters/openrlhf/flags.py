@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
@@ -128,6 +129,10 @@ class _Parser(argparse.ArgumentParser):
         self._argv = argv
         self.attention = ""
         self.notes: list[str] = []
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print; argparse's own says nothing of a reader that has gone or a disk that is full."""
+        (file or sys.stderr).write(message)
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add a flag of upstream's; three are widened: no CUDA, no flash-attn, files."""

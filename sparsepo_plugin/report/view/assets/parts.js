@@ -1,6 +1,6 @@
 "use strict";
 // What the page holds, and its parts besides tokens: texts, tables, pictures and folds.
-const [LONG_CELL, WIDE] = [24, 5];
+const [SHORT_CELL, LONG_CELL, WIDE] = [12, 24, 5];
 const page = JSON.parse(document.getElementById("data").textContent);
 
 function element(name, properties = {}, ...children) {
@@ -13,8 +13,14 @@ function at(id) {
   return document.getElementById(id);
 }
 
+// A setting's name or a path breaks between its parts first; a number never at its point.
+function breakable(text) {
+  return text.split(/(?<=[._/])(?=\p{L})/u).flatMap((part, place) => (place ? [element("wbr"), part] : [part]));
+}
+
 function tableOf({ head, rows, marked }) {
-  const cell = (name, text) => element(name, { textContent: text, dir: "auto", className: text.length > LONG_CELL ? "long" : "" });
+  const kind = ({ length }) => (length > LONG_CELL ? "long" : length > SHORT_CELL ? "middling" : "");
+  const cell = (name, text) => element(name, { dir: "auto", className: kind(text) }, ...breakable(text));
   const line = (name, cells) => element("tr", {}, ...cells.map((text) => cell(name, text)));
   const body = rows.map((cells) => line("td", cells));
   // On a small window a wide table becomes one card per row, in which every cell says what it is.
