@@ -14,6 +14,7 @@ from sparsepo_plugin.adapters.openrlhf import reporting
 from sparsepo_plugin.adapters.openrlhf.checkpoints import MASK_MODULE
 from sparsepo_plugin.adapters.openrlhf.data_order import OrderedTrainer
 from sparsepo_plugin.adapters.openrlhf.outputs import Batch, BatchOutput, make_batch, make_shared_batch
+from sparsepo_plugin.adapters.openrlhf.reference_cache import StoredLogps
 from sparsepo_plugin.adapters.openrlhf.reference_first import AbsentReference
 from sparsepo_plugin.adapters.openrlhf.sharding import DeepSpeedSharding
 from sparsepo_plugin.adapters.step import PreferenceStep, StepResult, gather, not_finite
@@ -180,10 +181,10 @@ class PreferenceTrainer(OrderedTrainer):
 
     def _stored_logps(self, batch: Batch) -> Tensor | None:
         """The reference's log-probabilities, where they were computed before the training."""
-        loader = self.eval_dataloader if self._evaluating else self.train_dataloader
-        stored = loader.dataset.reference
-        if stored is None:
+        if not (self._reference_absent and self.objective.needs.reference):
             return None
+        loader = self.eval_dataloader if self._evaluating else self.train_dataloader
+        stored: StoredLogps = loader.dataset.reference
         rows = stored.rows(batch.indices).to(batch.window.labels.device)
         return reference_logps.in_window(rows, batch.window, "--ref.precompute")
 
