@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -96,13 +97,16 @@ def load_masks(folder: str | Path) -> SavedMasks:
     """Read the mask module of a checkpoint folder.
 
     Raises:
-      UserError: no mask module there, or one of another schema.
+      UserError: no mask module there, a damaged one, or one of another schema.
     """
     folder = Path(folder)
     loss, options, shape = _read_record(folder)
     module = options.build_masks(shape, seed=0)
-    state = load_file(folder / WEIGHTS)
-    module.to(next(iter(state.values())).dtype).load_state_dict(state)
+    try:
+        state = load_file(folder / WEIGHTS)
+        module.to(next(iter(state.values())).dtype).load_state_dict(state)
+    except (OSError, SafetensorError, StopIteration, RuntimeError):
+        raise _damaged(folder / WEIGHTS) from None
     return SavedMasks(module.eval(), loss, options)
 
 
@@ -116,14 +120,41 @@ def initial_masks(folder: str | Path, seed: int) -> nn.Module:
     return options.build_masks(shape, seed).eval()
 
 
-def _read_record(folder: Path) -> tuple[registry.Loss, LossOptions, ReferenceShape]:
-    if not (folder / RECORD).is_file():
-        raise UserError(f"no mask module in {folder}: expected {RECORD}; was it trained with learned masks?")
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    if record["schema_version"] != SCHEMA_VERSION:
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What ``save_masks`` wrote of loss, options and reference; None where the folder has no mask module.
+
+    Raises:
+      UserError: it is damaged, or of another schema.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = record["schema_version"]
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path) from None
+    if version != SCHEMA_VERSION:
         raise UserError(
-            f"{folder / RECORD}: got schema_version {record['schema_version']}, expected "
-            f"{SCHEMA_VERSION}; use the sparsepo version that wrote it ({record['sparsepo_version']})"
+            f"{path}: got schema_version {version}, expected {SCHEMA_VERSION}; use the sparsepo version that "
+            f"wrote it ({record.get('sparsepo_version')})"
         )
-    loss = registry.get(record["loss"])
-    return loss, loss.options(**record["options"]), ReferenceShape(**record["reference_shape"])
+    return record
+
+
+def _read_record(folder: Path) -> tuple[registry.Loss, LossOptions, ReferenceShape]:
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"no mask module in {folder}: expected {RECORD}; was it trained with learned masks?")
+    try:
+        loss = registry.get(record["loss"])
+        return loss, loss.options(**record["options"]), ReferenceShape(**record["reference_shape"])
+    except (KeyError, TypeError):
+        raise _damaged(folder / RECORD) from None
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path}: cannot be read as part of a mask module; is it cut off? take another checkpoint, or write "
+        f"this one again"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,7 @@ def state_of(masks: nn.Module) -> dict[str, Tensor]:
 
 def recorded_options(folder: Path, loss: str) -> dict[str, Any]:
     """Options of a loss that a checkpoint, or else the run around it, wrote down; empty where neither did."""
-    path = folder / checkpoint.RECORD
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    record = checkpoint.read_record(folder)
     if record is None:  # nothing is learned, so the checkpoint holds no masks
         record = configuration.read_run(folder.parent)
     return dict(record.get("options", {})) if record.get("loss") == loss else {}

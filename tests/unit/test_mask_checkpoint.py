@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sparsepo_plugin import checkpoint, files, registry
+from sparsepo_plugin.adapters import mask_parameters
 from sparsepo_plugin.configured_loss import ConfiguredLoss
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.losses.sparsepo import SparsePOOptions
@@ -102,6 +103,49 @@ def test_another_schema_is_refused_and_its_version_named(tmp_path):
     )
     with pytest.raises(UserError, match=r"schema_version 99, expected 1.*7\.0"):
         checkpoint.load_masks(tmp_path)
+
+
+def _without(key, inside=None):
+    def damage(content):
+        record = json.loads(content)
+        (record[inside] if inside else record).pop(key)
+        return json.dumps(record).encode()
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (checkpoint.RECORD, lambda content: content[:40]),
+        (checkpoint.RECORD, lambda _: b""),
+        (checkpoint.RECORD, lambda _: b"[]"),
+        (checkpoint.RECORD, lambda _: b"\xff\xfe\x00"),
+        (checkpoint.RECORD, _without("schema_version")),
+        (checkpoint.RECORD, _without("options")),
+        (checkpoint.RECORD, _without("hidden_size", "reference_shape")),
+        (checkpoint.RECORD, lambda content: content.replace(b'"source"', b'"sauce"')),
+        (checkpoint.WEIGHTS, lambda content: content[:-8]),
+        (checkpoint.WEIGHTS, lambda _: b""),
+        (checkpoint.WEIGHTS, None),
+    ],
+)
+def test_a_damaged_module_is_one_line_that_names_the_file(tmp_path, name, damage):
+    """Also where a resumed run reads the options it was begun with."""
+    saved(tmp_path)
+    path = tmp_path / name
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=f"{name}: cannot be read") as error:
+        checkpoint.load_masks(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_options_of_a_damaged_record_are_not_taken_for_none(tmp_path):
+    saved(tmp_path)
+    assert mask_parameters.recorded_options(tmp_path, "sparsepo")["source"] == "learned"
+    (tmp_path / checkpoint.RECORD).write_text('{"schema_version": 1, "opt')
+    with pytest.raises(UserError, match="cannot be read"):
+        mask_parameters.recorded_options(tmp_path, "sparsepo")
 
 
 def test_a_failing_write_leaves_the_old_weights(tmp_path, monkeypatch):
