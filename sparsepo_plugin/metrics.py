@@ -19,6 +19,7 @@ class MetricSum(NamedTuple):
     number: float
 
 
+Z_95 = 1.959964  # normal quantile of a two-sided interval of 95 %
 # Of these the error of the mean over pairs is told; that of a share follows from the number of pairs.
 _WITH_ERROR = ("loss", "margin", "chosen_sequence_kl", "rejected_sequence_kl")
 _SQUARES = "squared "
@@ -120,7 +121,7 @@ def ratios(sums: dict[str, MetricSum]) -> dict[str, float]:
     return means
 
 
-def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(share: float, count: float, z: float = Z_95) -> tuple[float, float]:
     """Wilson score interval of a share in [0, 1] of ``count`` pairs, at least 1; 95 % by default.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22, 209-212.

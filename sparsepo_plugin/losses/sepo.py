@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.objective import data_weights, masked_sum
+from sparsepo_plugin.objective import PairScores, data_weights, masked_sum, sigmoid_loss
 from sparsepo_plugin.options import LossOptions, option
 from sparsepo_plugin.registry import register_loss
 from sparsepo_plugin.types import LossOutput, Masks, Needs, TokenStats
@@ -57,13 +56,7 @@ def sepo(stats: TokenStats, masks: Masks, beta: float, options: SePOOptions) -> 
     kept = _best(scores, stats.response_mask, shares).to(stats.policy_logps.dtype)
     sums = masked_sum(stats.policy_logps, kept, stats.response_mask)
     means = (beta * sums / kept.sum(-1).clamp(min=1)).chunk(2)
-    return LossOutput(
-        losses=-logsigmoid(means[0] - means[1]),
-        logits=(means[0] - means[1]).detach(),
-        chosen_rewards=means[0].detach(),
-        rejected_rewards=means[1].detach(),
-        weights=kept,
-    )
+    return sigmoid_loss(PairScores(*means), 1.0)._replace(weights=kept)
 
 
 def _best(scores: Tensor, response: Tensor, shares: Tensor) -> Tensor:

@@ -163,8 +163,8 @@ class LearnedMask(nn.Module):
         """
         self._check(hidden_states)
         dtype = torch.promote_types(torch.float32, self.weight.dtype)
-        chosen = slice(1, None) if self.options.token == "after" else slice(None, -1)
-        scores = self._scores([hidden_states[layer][:, chosen] for layer in self.layers], dtype)
+        columns = slice(1, None) if self.options.token == "after" else slice(None, -1)
+        scores = self._scores([hidden_states[layer][:, columns] for layer in self.layers], dtype)
         if not self.mixed:
             return self._shape(scores[0], response_mask)
         scores = self._drop(shaping.activate(self.options.layer_activation, scores, response_mask))

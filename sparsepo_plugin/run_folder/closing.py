@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from sparsepo_plugin import checkpoint
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.metrics import wilson_interval
+from sparsepo_plugin.metrics import Z_95, wilson_interval
 from sparsepo_plugin.run_folder import metrics, tokens
 
-_Z = 1.959964  # of a two-sided interval of 95 %
 _SHARES = ("accuracy", "accuracy_unmasked")
 _MEANS = ("loss", "margin", "chosen_sequence_kl", "rejected_sequence_kl")
 _WORDS = {
@@ -126,7 +125,7 @@ def interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     if name in _SHARES:
         return wilson_interval(row[name], pairs)
     error = row.get(f"{name}_stderr")
-    return None if error is None else (row[name] - _Z * error, row[name] + _Z * error)
+    return None if error is None else (row[name] - Z_95 * error, row[name] + Z_95 * error)
 
 
 def _duration(seconds: float) -> str:
