@@ -12,7 +12,7 @@ from sparsepo_plugin import registry
 from sparsepo_plugin.adapters import reference_logps
 from sparsepo_plugin.adapters.axolotl.keys import looks_ours
 from sparsepo_plugin.adapters.trl.arguments import build_options
-from sparsepo_plugin.adapters.trl.refusals import REASONS, check_optimizer
+from sparsepo_plugin.adapters.trl.refusals import REASONS, check_fsdp_version, check_optimizer
 from sparsepo_plugin.errors import UserError, unknown
 from sparsepo_plugin.options import LossOptions, OptionRow, option_rows
 
@@ -171,9 +171,8 @@ def _check_fsdp_version(cfg: Any) -> None:
     if not (given or cfg.get("fsdp")):
         return
     inside = given if isinstance(given, Mapping) else {}
-    version = next((v for v in (cfg.get("fsdp_version"), inside.get("fsdp_version")) if v is not None), 1)
-    if str(version) != "2":
-        raise UserError(f"fsdp_version: got {version}, expected 2: FSDP1 flattens the head's weights away")
+    versions = (cfg.get("fsdp_version"), inside.get("fsdp_version"))
+    check_fsdp_version(next((version for version in versions if version is not None), 1))
 
 
 def _check_optimizer(cfg: Any) -> None:

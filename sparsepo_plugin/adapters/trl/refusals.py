@@ -121,6 +121,16 @@ def check_optimizer(args: Any, key: str = "optim") -> None:
         )
 
 
+def check_fsdp_version(version: Any) -> None:
+    """Refuse FSDP1.
+
+    Raises:
+      UserError: it is not 2.
+    """
+    if str(version) != "2":
+        raise UserError(f"fsdp_version: got {version}, expected 2: FSDP1 flattens the head's weights away")
+
+
 def _check_parallelism(args: Any, chosen: str) -> None:
     sharded = "shards the policy, tested with OpenRLHF only; use `sparsepo train`, DDP, or PEFT"
     if getattr(args, "parallelism_config", None):

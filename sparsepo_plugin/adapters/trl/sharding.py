@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sparsepo_plugin.adapters.trl.refusals import check_fsdp_version
 from sparsepo_plugin.errors import UserError
 from sparsepo_plugin.forward.head_weights import HeadWeights
 from sparsepo_plugin.forward.sharding import Sharding, WholeModels
@@ -92,10 +93,9 @@ def spread_of(accelerator: Any) -> Spread:
             raise UserError(f"tensor_parallel.autotp_size: got {size}, expected 1; use ZeRO-3 instead")
         stage = accelerator.state.deepspeed_plugin.zero_stage
         return Spread("deepspeed", ZeroThree() if stage == 3 else WholeModels())
-    if kind == "FSDP" and (version := accelerator.state.fsdp_plugin.fsdp_version) == 2:
-        return Spread("fsdp2", FullySharded())
     if kind == "FSDP":
-        raise UserError(f"fsdp_version: got {version}, expected 2: FSDP1 flattens the head's weights away")
+        check_fsdp_version(accelerator.state.fsdp_plugin.fsdp_version)
+        return Spread("fsdp2", FullySharded())
     raise UserError(
         f"distributed type {kind}: expected one process, DDP, DeepSpeed or FSDP2; see docs/axolotl.md"
     )
