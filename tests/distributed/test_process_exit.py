@@ -30,8 +30,9 @@ while time.monotonic() < end:
 
 
 def exit_codes(folder, kind):
+    meeting = folder / f"{kind}-{len(list(folder.iterdir()))}"
     started = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(folder / kind), kind, str(rank)])
+        subprocess.Popen([sys.executable, "-c", WORKER, str(meeting), kind, str(rank)])
         for rank in range(2)
     ]
     return [process.wait(timeout=120) for process in started]
@@ -44,5 +45,9 @@ def test_a_finished_process_is_not_aborted_by_gloos_threads(tmp_path):
 
 @pytest.mark.slow
 def test_the_worker_shows_the_fault(tmp_path):
-    """When this one fails, torch has mended it and ``process_exit`` can go."""
-    assert exit_codes(tmp_path, "plain") == [-6, -6]
+    """When this one fails, torch has mended it and ``process_exit`` can go.
+
+    Whether gloo's thread or the interpreter's end is first is decided by the machine: mostly both processes
+    are aborted, sometimes one.
+    """
+    assert any(-6 in exit_codes(tmp_path, "plain") for _ in range(5))

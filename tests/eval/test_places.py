@@ -53,6 +53,22 @@ def test_out_that_is_a_file_is_refused_before_anything_is_hashed(model_a, file, 
     assert not (tmp_path / "o").exists()
 
 
+def test_a_mistyped_result_makes_no_folder_and_costs_no_report(runs, capsys):
+    a, b, lost = runs / "a", runs / "b", runs / "mistyped"
+    assert main(list(map(str, ["gate", a, "--baseline", b, "--gates", "quick"]))) in (0, 1, 2, 3)
+    (a / "report").mkdir(exist_ok=True)
+    (a / "report/report.json").write_text("earlier")
+    for words in (["gate", lost, "--gates", "quick"], ["gate", lost, b], ["gate", a, lost],
+                  ["gate", a, "--baseline", lost, "--gates", "quick"], ["report", lost], ["compare", a, lost]):  # fmt: skip
+        capsys.readouterr()
+        assert main(list(map(str, words))) == 2
+        line = capsys.readouterr().err.strip()
+        assert "\n" not in line
+        assert "mistyped" in line
+    assert not lost.exists()
+    assert (a / "report/report.json").read_text() == "earlier"
+
+
 def test_reports_are_asked_where_they_go_and_the_old_ones_stay(runs, file, capsys):
     gate = ["gate", runs / "a", "--baseline", runs / "b", "--gates", "quick"]
     refused([*gate, "--report", file], capsys, file)

@@ -353,8 +353,9 @@ def test_configurations_are_readable_on_a_small_window(open_page, tmp_path):
     runs = [made_runs.write(tmp_path / f"a-run-with-beta-{beta}", beta=beta, **shared) for beta in (0.1, 2)]
     for given in (runs[:1], runs):
         page = open_page(argv=["report", *given], width=420)
-        for fold in page.locator("#configuration > details > summary").all():
-            fold.click()
+        for fold in page.locator("#configuration > details").all():
+            fold.locator("summary").first.click()
+            fold.locator(".scroll").first.wait_for()  # what it holds is made a moment after the click
         boxes = page.locator("#configuration .scroll")
         assert boxes.count() >= 2
         # Nothing lies beyond its box's edge, where a screenshot or a print loses it.

@@ -17,14 +17,19 @@ EXPECTED = (
 )
 
 
+def check_there(path: Path) -> None:
+    """Raise UserError unless there is a file or a folder."""
+    if not (path.is_dir() or path.is_file()):  # reading a pipe would wait, and read it once
+        raise UserError("no such result", got=path, expected=EXPECTED, remedy="check the path")
+
+
 def read_foreign(path: Path, cluster: str | None = None) -> ForeignRun:
     """Read a result in whichever format it is.
 
     Raises:
       UserError: nothing there, no known format, or one that its reader refuses.
     """
-    if not (path.is_dir() or path.is_file()):  # reading a pipe would wait, and read it once
-        raise UserError("no such result", got=path, expected=EXPECTED, remedy="check the path")
+    check_there(path)
     head = None if path.is_dir() or path.suffix == ".eval" else _head(path)
     for reader in FORMATS.values():
         if reader.is_mine(path, head):
