@@ -58,8 +58,9 @@ def test_a_mistyped_result_makes_no_folder_and_costs_no_report(runs, capsys):
     assert main(list(map(str, ["gate", a, "--baseline", b, "--gates", "quick"]))) in (0, 1, 2, 3)
     (a / "report").mkdir(exist_ok=True)
     (a / "report/report.json").write_text("earlier")
-    for words in (["gate", lost, "--gates", "quick"], ["gate", lost, b], ["gate", a, lost],
-                  ["gate", a, "--baseline", lost, "--gates", "quick"], ["report", lost], ["compare", a, lost]):  # fmt: skip
+    mistyped = [["gate", lost, "--gates", "quick"], ["gate", lost, b], ["report", lost], ["compare", a, lost]]
+    mistyped += [["gate", a, lost], ["gate", a, "--baseline", lost, "--gates", "quick"]]
+    for words in mistyped:
         capsys.readouterr()
         assert main(list(map(str, words))) == 2
         line = capsys.readouterr().err.strip()
