@@ -32,8 +32,7 @@ while time.monotonic() < end:
 def exit_codes(folder, kind):
     meeting = folder / f"{kind}-{len(list(folder.iterdir()))}"
     started = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(meeting), kind, str(rank)])
-        for rank in range(2)
+        subprocess.Popen([sys.executable, "-c", WORKER, str(meeting), kind, str(rank)]) for rank in range(2)
     ]
     return [process.wait(timeout=120) for process in started]
 
