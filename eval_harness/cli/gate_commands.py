@@ -75,9 +75,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _gate(args: argparse.Namespace) -> int:
     """Decide, write the reports, print the verdict; return its exit code."""
-    from eval_harness.gate.foreign.formats import check_there
     from eval_harness.gate.gates import load_gates
-    from eval_harness.gate.paths import gate
+    from eval_harness.gate.paths import check_results, gate
     from eval_harness.gate.reports.files import discard_reports, write_reports
     from eval_harness.gate.reports.wording import table
 
@@ -86,8 +85,7 @@ def _gate(args: argparse.Namespace) -> int:
     if not (args.other or args.gates):
         raise UserError("the following arguments are required: --gates", remedy="eval-harness gate --help")
     # Before the report's folder, which lies in the run's, is made, or an earlier report goes.
-    for place in filter(None, (args.run, args.other or args.baseline)):
-        check_there(place)
+    check_results(filter(None, (args.run, args.other or args.baseline)))
     folder = args.report or (
         args.run.with_name(f"{args.run.name}.report") if args.run.is_file() else args.run / "report"
     )

@@ -1,14 +1,14 @@
 """Two results on disk, of ours or of another program, to a decision: what `eval_harness.gate(a, b)` calls."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval_harness.errors import UserError, refused
 from eval_harness.gate.compare import FinishedRun
 from eval_harness.gate.decide import decide
-from eval_harness.gate.foreign.formats import read_foreign
+from eval_harness.gate.foreign.formats import check_there, read_foreign
 from eval_harness.gate.foreign.pairing import as_runs, check_one_metric
 from eval_harness.gate.gates import ALPHA, MARGIN, GateFile, default_gates, load_gates, parse_gates
 from eval_harness.gate.verdicts import Decision, Mapped
@@ -59,6 +59,12 @@ def gate(
             check_one_metric(baseline.result)
         file = gate_per_task(baseline.result, margin, alpha)
     return decide(candidate, baseline, file, undecided)
+
+
+def check_results(paths: Iterable[Path]) -> None:
+    """Raise UserError unless each is a file or a folder; nothing is read."""
+    for path in paths:
+        check_there(path)
 
 
 def _gates(gates: Gates | None) -> GateFile | None:
