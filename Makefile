@@ -49,8 +49,10 @@ demo: install
 	  --no-cache --device cpu --dtype float32 --batch-size 64 > $(OUT)/win_rate.log 2>&1 || { cat $(OUT)/win_rate.log; exit 2; }
 	@$(BIN)/eval-harness gate $(OUT)/win_rate/run --gates $(OUT)/win_rate/gates.yaml || test $$? -ne 2
 
+# Many tests wait for processes that load a framework: two files at a time take less than half as long. WORKERS=0: one.
+WORKERS ?= 2
 test: install
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: install
 	$(BIN)/ruff check .
