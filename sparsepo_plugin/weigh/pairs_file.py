@@ -24,12 +24,13 @@ def read(path: Path, flag: str = "--data") -> list[Row]:
       UserError: no such file, none of ours, or a line that is no JSON object; the message names it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"{flag} {path}: cannot be read ({reason}); expected JSON lines") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: U+2028 and its like may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -206,6 +206,37 @@ def test_files_that_are_no_utf_8_or_compressed(refused, tmp_path):
     assert "got a compressed file" in refused("--data.dataset", str(tmp_path / "pairs.jsonl.gz"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "t.tsv",
+            b"prompt\tchosen\trejected\na\tb\tc\n",
+            "got a file of another type, expected .json, ",
+        ),
+        ("s.csv", b"prompt;chosen;rejected\na;b;c\n", "got one column 'prompt;chosen;rejected', expected"),
+        ("h.csv", b"prompt,chosen,rejected\n", "got no rows, expected preference pairs"),
+        ("b.jsonl", b"\n\n", "got no rows, expected preference pairs"),
+        ("p.jsonl", b"PAR1\x15\x04\xb0", "got a Parquet file, expected jsonl; rename it to .parquet"),
+        ("u.csv", "prompt,chosen,rejected\na,b,c\n".encode("utf-16"), "iconv -f utf-16 -t utf-8 u.csv"),
+    ],
+)
+def test_a_file_of_another_kind_names_the_kind(refused, tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    message = refused("--data.dataset", str(tmp_path / name))
+    assert message.startswith(f"--data.dataset {tmp_path / name}: ")
+    assert expected in message
+
+
+def test_a_folder_with_the_ending_of_a_file(refused, tmp_path):
+    folder = tmp_path / "pairs.parquet"
+    folder.mkdir()
+    Dataset.from_list([PAIR] * 4).to_parquet(str(folder / "part-0.parquet"))
+    message = refused("--data.dataset", str(folder))
+    assert "got a folder with the ending of a file" in message
+    assert "rename the folder without .parquet" in message
+
+
 @pytest.mark.parametrize("value", ["{0},,{0}", "{0},", ",{0}", " "])
 def test_an_empty_name_in_a_list_of_data_sets(refused, tmp_path, value):
     path = written(tmp_path, [PAIR] * 4)[1]

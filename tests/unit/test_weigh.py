@@ -15,7 +15,7 @@ from sparsepo_plugin.adapters.pairs.prepare import Preparation
 from sparsepo_plugin.adapters.pairs.texts import RowOptions
 from sparsepo_plugin.demo import language, tiny
 from sparsepo_plugin.errors import UserError
-from sparsepo_plugin.weigh import scores
+from sparsepo_plugin.weigh import pairs_file, scores
 from sparsepo_plugin.weigh.halves import half_of
 from sparsepo_plugin.weigh.placed import spans
 from sparsepo_plugin.weigh.run import weigh
@@ -267,3 +267,10 @@ def test_an_output_is_not_replaced_unasked(files, tmp_path, capsys):
     assert (tmp_path / "out.jsonl").read_text() == "mine"
     assert cli.main([*argv, "--overwrite"]) == 0
     assert len(lines(tmp_path / "out.jsonl")) == 10
+
+
+def test_rows_with_a_byte_order_mark_and_line_separators_in_texts(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "a", "chosen": "one\u2028two\x85three", "rejected": "b"}
+    path.write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode("utf-8-sig"))
+    assert pairs_file.read(path) == [row]

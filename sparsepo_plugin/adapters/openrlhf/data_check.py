@@ -97,6 +97,13 @@ def _check_path(flag: str, value: str, part: str) -> None:
     looks_local = _is_file(part) or part.startswith((".", "/", "~")) or part.count("/") > 1
     if looks_local and not path.exists():
         raise UserError(f"{flag} {part}: no such file or folder")
+    if path.is_file() and not _is_file(part):  # upstream would look for it on the hub
+        raise UserError(f"{flag} {part}: got a file of another type, expected {', '.join(_FILE_TYPES)}")
+    if _is_file(part) and path.is_dir():  # upstream goes by the ending and finds no file
+        raise UserError(
+            f"{flag} {part}: got a folder with the ending of a file, expected a file; name one in it, or "
+            f"rename the folder without {path.suffix}"
+        )
     if _is_file(part) and path.is_file():
         if path.stat().st_size == 0:
             raise UserError(f"{flag} {part}: the file is empty, expected one preference pair per line")
@@ -110,9 +117,16 @@ def _check_encoding(flag: str, path: Path) -> None:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
+                if number == 1 and line.startswith(b"PAR1"):
+                    raise UserError(
+                        f"{flag} {path}: got a Parquet file, expected {path.suffix[1:]}; "
+                        f"rename it to .parquet"
+                    ) from None
+                # Any bytes pass for Latin-1: of UTF-16, which starts with a mark, it would make other text.
+                marked = number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff"))
                 raise UserError(
                     f"{flag} {path}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); convert "
-                    f"the file, for example: iconv -f latin1 -t utf-8 {path.name}"
+                    f"the file, for example: iconv -f {'utf-16' if marked else 'latin1'} -t utf-8 {path.name}"
                 ) from None
 
 
@@ -135,6 +149,8 @@ def _load(arguments: SimpleNamespace, flag: str, value: str) -> Any:
         ) from None
     except (DatasetGenerationError, OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
+        if "corresponds to no data" in reason:  # blank lines, or a header alone
+            raise UserError(f"{flag} {value}: got no rows, expected preference pairs") from None
         raise UserError(f"{flag} {value}: cannot be read as preference pairs: {reason}") from None
 
 
@@ -172,6 +188,12 @@ def _check_columns(arguments: SimpleNamespace, flag: str, value: str, data: Any,
         )
     for name, key in keys.items():
         if key and key not in data.column_names:
+            joined = next((column for column in data.column_names if {";", "\t"} & set(column)), None)
+            if joined is not None and key in joined.replace("\t", ";").split(";"):
+                raise UserError(
+                    f"{flag} {value}: got one column {joined!r}, expected columns separated by commas; "
+                    f"write the table with commas"
+                )
             raise UserError(
                 f"{flag} {value}: no column {key!r}, got {', '.join(data.column_names)}; "
                 f"name it with --data.{name}_key"
