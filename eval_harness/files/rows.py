@@ -60,11 +60,11 @@ def whole_text(path: Path) -> str:
     most = _largest()
     check_size(path, path.stat().st_size, most)
     if path.suffix != ".gz":
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")  # Windows programs put a mark first
     with gzip.open(path) as stream:
         raw = stream.read(most + 1)
     check_size(path, len(raw), most)
-    return raw.decode("utf-8")
+    return raw.decode("utf-8-sig")
 
 
 def check_size(path: Path, size: int, most: int | None = None) -> None:

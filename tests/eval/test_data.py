@@ -1,6 +1,7 @@
 """Local data: mapping files, converters, and every mistake named."""
 
 import ast
+import gzip
 import json
 
 import pytest
@@ -107,6 +108,13 @@ def test_broken_rows_are_located(tmp_path):
     (tmp_path / "y.jsonl.gz").write_text("no gzip")
     with pytest.raises(UserError, match="unreadable data file"):
         list(read_rows(tmp_path / "y.jsonl.gz"))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz"])
+def test_a_byte_order_mark_is_not_text(name, tmp_path):
+    raw = '{"id": "é"}\r\n{"id": "b"}\r\n'.encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    assert read_rows(tmp_path / name) == [{"id": "é"}, {"id": "b"}]
 
 
 def test_a_row_without_a_column_is_named(tmp_path):
