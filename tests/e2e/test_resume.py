@@ -15,7 +15,7 @@ from training import FP32, SPARSE, environment
 from transformers import AutoModelForCausalLM
 
 from sparsepo_plugin import checkpoint, cli
-from sparsepo_plugin.adapters.openrlhf import checkpoints, flags, preflight
+from sparsepo_plugin.adapters.openrlhf import checkpoints, export, flags, preflight
 from sparsepo_plugin.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -125,6 +125,26 @@ def test_export_refuses_to_overwrite_and_to_merge_what_is_no_adapter(saved_runs,
     assert "expected a LoRA adapter" in capsys.readouterr().err
     assert cli.main(["export", "--checkpoint", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
     assert "got none, expected a complete checkpoint" in capsys.readouterr().err
+
+
+def test_of_two_exports_into_one_folder_the_slower_is_refused(saved_runs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+
+    def beside_another(*args):
+        write(*args)
+        out.mkdir()
+        (out / "model.safetensors").write_text("another export's")
+
+    write = export._write_policy
+    monkeypatch.setattr(export, "_write_policy", beside_another)
+    assert (
+        cli.main(["export", "--checkpoint", str(saved_runs["zero2"].folder / "steps"), "--out", str(out)])
+        == 2
+    )
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "something else was written there meanwhile (Directory not empty)" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "model.safetensors").read_text() == "another export's"
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])

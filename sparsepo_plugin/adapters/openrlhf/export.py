@@ -57,9 +57,15 @@ def export(source: Path, out: Path, *, merge: bool = False) -> str:
             dtype = getattr(torch, saved.record["mask_dtype"])
             checkpoint.save_masks(staging, {n: v.to(dtype) for n, v in masks.items()}, plan["masks"])
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()
-        os.replace(staging, out)
+        try:
+            if out.exists():
+                out.rmdir()
+            os.replace(staging, out)
+        except OSError as error:  # it was empty above: another export was faster
+            raise UserError(
+                f"--out {out}: something else was written there meanwhile ({error.strerror}); "
+                "look at it, or choose another folder"
+            ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     kind = "LoRA adapter" if rank and not merge else "model"
