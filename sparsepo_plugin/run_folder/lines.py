@@ -36,8 +36,9 @@ def keep_until(path: Path, step: int) -> None:
             unread += 1
     apart = max((after - before for before, after in pairwise(reached)), default=1)
     if unread or step - reached[-1] >= max(1, apart):
+        fault = "was cut or damaged" if path.is_file() else "is not there"
         print(
-            f"warning: {path} was cut or damaged: {len(kept)} lines up to step {reached[-1]} are kept, "
+            f"warning: {path} {fault}: {len(kept)} lines up to step {reached[-1]} are kept, "
             f"training goes on after step {step}"
         )
     write_text(path, "".join(f"{line}\n" for line in kept))

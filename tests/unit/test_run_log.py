@@ -40,6 +40,14 @@ def test_a_new_run_empties_the_metrics_and_a_resumed_one_goes_on_where_its_check
     assert json.loads((tmp_path / "sparsepo_run.json").read_text())["processes"] == 2
 
 
+@pytest.mark.parametrize(("text", "fault"), [(None, "is not there"), ("{", "was cut or damaged")])
+def test_metrics_that_a_resumed_run_lacks_are_said(text, fault, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "metrics.jsonl").write_text(text)
+    RunLog(tmp_path, active=True).start("a: 1\n", {"loss": "dpo"}, 2, step=5)
+    assert f"metrics.jsonl {fault}: 0 lines up to step 0 are kept" in capsys.readouterr().out
+
+
 def test_a_new_run_forgets_the_record_of_an_older_one_and_a_resumed_one_goes_on(tmp_path):
     log = RunLog(tmp_path, active=True)
     files = [tmp_path / name for name in ("tokens.jsonl", "mask_histograms.jsonl")]
